@@ -1,0 +1,44 @@
+# Verbs of the repository. `make train` and `make test` need Python 3.11 or newer and nothing else:
+# they build .venv themselves.
+
+PYTHON ?= python3
+VENV   := .venv
+READY  := $(VENV)/.installed
+
+# Small networks on shared cores: more threads per process make training slower.
+export OMP_NUM_THREADS      := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS      := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help train test check bench clean
+
+help: ## say what each verb does
+	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  make \1 - \2/'
+
+train: $(READY) ## train the policy
+	$(VENV)/bin/rlkv train
+
+test: $(READY) ## run the tests
+	$(VENV)/bin/python -m pytest -n 2
+
+check: $(READY) ## check format, lint and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+bench: $(READY) ## run every benchmark
+	$(VENV)/bin/rlkv bench all
+
+clean: ## remove caches and build output; keeps runs/ and .venv (minutes to install again)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
+	find . -path ./$(VENV) -prune -o -path ./runs -prune -o \
+	  -type d \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or \
+	  sys.exit("rlkv needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.x" % sys.version_info[:2])'
+	@echo "installing into $(VENV): a few minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Policies: training, the bundle, every baseline and the predictor of pauses."""

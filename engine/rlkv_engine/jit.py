@@ -1,0 +1,35 @@
+"""Compilation: ``@jit`` is numba's njit with a disk cache that notices every edit of the engine.
+
+numba keys its cache on the file of the compiled function alone, so that an edit of a callee in
+another file would go unnoticed. We key the cache folder on the text of the whole package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _cache_dir() -> Path:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "rlkv" / "numba" / digest.hexdigest()[:16]
+
+
+# An explicit NUMBA_CACHE_DIR of the user wins.
+if not os.environ.get("NUMBA_CACHE_DIR"):
+    numba.config.CACHE_DIR = str(_cache_dir())
+
+
+def jit(function: F) -> F:
+    """Compile in nopython mode, cached on disk, with Python's own float and division rules."""
+    return cast(F, numba.njit(cache=True, error_model="numpy")(function))

@@ -1,0 +1,177 @@
+"""Building, growing and copying a ``State``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_engine import state as S
+from rlkv_engine.config import EngineConfig
+from rlkv_engine.errors import InputError
+from rlkv_engine.estimates import PauseTable
+from rlkv_engine.profile import Profile
+from rlkv_engine.rule import RULE_SIZE
+from rlkv_engine.trace import Trace
+
+
+def check_fits(profile: Profile, trace: Trace) -> None:
+    """Raises ``InputError`` if a session of the trace can never fit the device pool."""
+    if trace.max_context_tokens > profile.device_tokens:
+        turn = int(np.argmax(trace.input_tokens + trace.output_tokens))
+        session = int(np.searchsorted(trace.first_turn, turn, side="right")) - 1
+        raise InputError(
+            f"session {trace.session_ids[session]!r} turn {turn - trace.first_turn[session]} needs"
+            f" {trace.max_context_tokens} tokens of KV, the device pool of {profile.name} holds"
+            f" {profile.device_tokens}",
+            path=trace.name,
+        )
+
+
+def build_state(
+    profile: Profile,
+    traces: Sequence[Trace],
+    table: PauseTable,
+    rule: NDArray[np.float64],
+    config: EngineConfig,
+    *,
+    num_engines: int,
+    num_slots: int,
+    lease_s: NDArray[np.float64] | None = None,
+    log_rows: int = 0,
+    keep_latencies: bool = True,
+) -> S.State:
+    """A stack of engines over a bank of traces, each at time 0 on the first trace of the bank.
+
+    ``rule`` is a vector of ``rule.RULE_SIZE`` numbers; ``lease_s`` the leases by row of ``table``.
+    """
+    for trace in traces:
+        check_fits(profile, trace)
+    if profile.max_num_seqs > profile.max_num_batched_tokens:
+        raise InputError(
+            f"max_num_seqs {profile.max_num_seqs} is above max_num_batched_tokens"
+            f" {profile.max_num_batched_tokens}",
+            path=f"profile {profile.name}",
+        )
+    if rule.shape != (RULE_SIZE,):
+        raise ValueError(f"a rule has {RULE_SIZE} numbers, got shape {rule.shape}")
+    num_sessions = max(trace.num_sessions for trace in traces)
+    num_turns = max(trace.num_turns for trace in traces) if keep_latencies else 0
+    leases = np.full(len(table.mean_s), math.inf) if lease_s is None else lease_s
+    floats = np.zeros(S.NUM_FLOATS)
+    _set_costs(floats, profile, table.mean_pause_s)
+    floats[S.RULE : S.RULE + RULE_SIZE] = rule
+    counters = np.zeros(S.NUM_COUNTERS, np.int64)
+    _set_config(counters, profile, config)
+    state = S.State(
+        slot=np.zeros((num_engines, S.SLOT_ROWS, max(num_slots, profile.block_size)), np.int64),
+        real=np.zeros((num_engines, S.REAL_ROWS, max(num_slots, profile.block_size))),
+        n=np.tile(counters, (num_engines, 1)),
+        f=np.tile(floats, (num_engines, 1)),
+        outcome=np.zeros((num_engines, 2, num_sessions)),
+        resume_latency_s=np.zeros((num_engines, num_turns)),
+        log=np.zeros((num_engines, log_rows, 5)),
+        residual_s=np.ascontiguousarray(table.residual_s),
+        lease_s=np.ascontiguousarray(leases, np.float64),
+        **_bank(traces, table),
+    )
+    for engine in range(num_engines):
+        reset_engine(state, engine, 0, traces[0])
+    return state
+
+
+def reset_engine(state: S.State, engine: int, first_session: int, trace: Trace) -> None:
+    """Put one engine of a stack to time 0 of a trace that starts at ``first_session`` of the bank."""
+    num_slots = state.slot.shape[2]
+    state.slot[engine] = 0
+    state.real[engine] = 0
+    state.slot[engine, S.FREE_SLOTS] = np.arange(num_slots)[::-1]
+    n, f = state.n[engine], state.f[engine]
+    n[: S.FIRST_SESSION] = 0
+    f[: S.ITERATION_S] = 0
+    n[S.FIRST_SESSION], n[S.NUM_SESSIONS] = first_session, trace.num_sessions
+    n[S.NUM_CONCURRENT] = min(trace.num_concurrent, trace.num_sessions)
+    n[S.NUM_FREE_SLOTS] = num_slots
+    n[S.FREE], n[S.HOST_FREE] = n[S.NUM_DEVICE], n[S.NUM_HOST]
+    n[[S.IN_IDLE, S.OUT_IDLE, S.ITERATION]] = 1
+    n[[S.BLOCKED_NEW, S.BLOCKED_RESUME, S.BLOCKED_GROW]] = -1
+    f[[S.NEXT_LEASE, S.RETRY_AT]] = math.inf
+    state.outcome[engine] = np.nan
+    state.resume_latency_s[engine] = np.nan
+
+
+def grow_slots(state: S.State) -> S.State:
+    """The same engines with twice as many slots."""
+    old = state.slot.shape[2]
+    slot = np.concatenate([state.slot, np.zeros_like(state.slot)], axis=2)
+    real = np.concatenate([state.real, np.zeros_like(state.real)], axis=2)
+    for engine in range(slot.shape[0]):
+        free = int(state.n[engine, S.NUM_FREE_SLOTS])
+        slot[engine, S.FREE_SLOTS, free : free + old] = np.arange(2 * old - 1, old - 1, -1)
+        state.n[engine, S.NUM_FREE_SLOTS] += old
+    return state._replace(slot=slot, real=real)
+
+
+def copy_state(state: S.State) -> S.State:
+    """An independent copy; what no engine ever writes (traces, tables) is shared."""
+    return S.State(
+        **{
+            name: array if name in S.SHARED else array.copy()
+            for name, array in zip(S.State._fields, state, strict=True)
+        }
+    )
+
+
+def _bank(traces: Sequence[Trace], table: PauseTable) -> dict[str, NDArray[Any]]:
+    # All traces behind each other; sessions and turns keep one index over the whole bank.
+    ends = np.cumsum([0] + [trace.num_turns for trace in traces])
+    first_turn = [trace.first_turn[:-1] + base for trace, base in zip(traces, ends, strict=False)]
+    tools = [table.rows_for(trace.tools)[trace.tool] for trace in traces]
+    return {
+        "first_turn": np.concatenate([*first_turn, ends[-1:]]).astype(np.int64),
+        "sessions": np.stack(
+            [
+                np.concatenate([trace.arrival_s for trace in traces]),
+                1.0 / np.concatenate([trace.output_tokens_per_session for trace in traces]),
+            ]
+        ),
+        "turns": np.stack(
+            [
+                np.concatenate([trace.input_tokens for trace in traces]),
+                np.concatenate([trace.shared_prefix_tokens for trace in traces]),
+                np.concatenate([trace.output_tokens for trace in traces]),
+                np.concatenate(tools),
+            ]
+        ).astype(np.int64),
+        "pause_s": np.concatenate([trace.pause_s for trace in traces]).astype(np.float64),
+    }
+
+
+def _set_config(n: NDArray[np.int64], profile: Profile, config: EngineConfig) -> None:
+    n[S.BLOCK_SIZE] = profile.block_size
+    n[S.NUM_DEVICE] = profile.num_device_blocks
+    n[S.NUM_HOST] = profile.num_host_blocks
+    n[S.MAX_SEQS] = profile.max_num_seqs
+    n[S.MAX_BATCHED] = profile.max_num_batched_tokens
+    n[S.SHARED_LINK] = profile.shared_link
+    n[S.OVERLAP_SWAP] = config.overlap_swap
+    n[S.CHUNKED_PREFILL] = config.chunked_prefill
+    n[S.REQUEUE_TO_TAIL] = config.requeue_to_tail
+    n[S.REUSE_DISCARDED] = config.reuse_discarded
+    n[S.SLACK] = math.ceil(config.slack_ratio * profile.num_device_blocks)
+    n[S.ASK_CALL] = config.ask_call
+
+
+def _set_costs(f: NDArray[np.float64], profile: Profile, mean_pause_s: float) -> None:
+    f[S.ITERATION_S] = profile.iteration_s
+    f[S.PREFILL_TOKEN_S] = profile.prefill_token_s
+    f[S.PREFILL_TOKEN_CONTEXT_S] = profile.prefill_token_context_s
+    f[S.DECODE_SESSION_S] = profile.decode_session_s
+    f[S.KV_TOKEN_S] = profile.kv_token_s
+    f[S.OUT_BLOCK_S] = profile.swap_out_block_s
+    f[S.IN_BLOCK_S] = profile.swap_in_block_s
+    f[S.LATENCY_S] = profile.swap_latency_s
+    f[S.MEAN_PAUSE_S] = mean_pause_s

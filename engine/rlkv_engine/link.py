@@ -1,0 +1,195 @@
+"""Copies between the tiers while an iteration runs (docs/scheduler.md, section 3)."""
+
+from __future__ import annotations
+
+from rlkv_engine.jit import jit
+from rlkv_engine.memory import end_job, release_copied
+from rlkv_engine.state import (
+    BLOCK_SIZE,
+    BLOCKS_IN,
+    BLOCKS_OUT,
+    CHANGES,
+    COMPUTED,
+    COST_LOADING,
+    DEV,
+    HOST_HI,
+    HOST_LO,
+    HOST_RESERVED,
+    IN_BLOCK_S,
+    IN_CREDIT,
+    IN_IDLE,
+    JOB,
+    JOB_FLOOR,
+    JOB_STAMP,
+    KEEP,
+    LATENCY_S,
+    LOG_COPY_OUT,
+    LOG_LOAD,
+    NUM_DECODING,
+    NUM_DEVICE,
+    NUM_PAUSED,
+    NUM_RUN,
+    NUM_SWAP_OUT,
+    NUM_WRITE_THROUGH,
+    OUT_BLOCK_S,
+    OUT_CREDIT,
+    OUT_IDLE,
+    PAUSED_LIST,
+    PHASE,
+    PREFILL,
+    RUN,
+    SHARED_LINK,
+    SID,
+    SWAP_OUT,
+    VALID,
+    WEIGHT,
+    WRITE_THROUGH,
+    State,
+    log_row,
+)
+
+
+@jit
+def is_loading(st: State, s: int) -> bool:
+    """Is the next thing an admitted session needs on the host?"""
+    block_size = st.n[BLOCK_SIZE]
+    return (
+        st.slot[PHASE, s] == PREFILL
+        and st.slot[HOST_LO, s] * block_size <= st.slot[COMPUTED, s]
+        and st.slot[COMPUTED, s] < st.slot[HOST_HI, s] * block_size
+    )
+
+
+@jit
+def _load(st: State, s: int, most: int) -> int:
+    block_size = st.n[BLOCK_SIZE]
+    block = st.slot[COMPUTED, s] // block_size
+    moved = min(most, st.slot[HOST_HI, s] - block)
+    st.slot[COMPUTED, s] = (block + moved) * block_size
+    st.n[BLOCKS_IN] += moved
+    log_row(st, LOG_LOAD, st.slot[SID, s], moved)
+    return moved
+
+
+@jit
+def _copy_out(st: State, s: int, most: int) -> int:
+    # Up over the gap to the newest full block, then down; see docs/scheduler.md.
+    top = min(st.slot[DEV, s], st.slot[VALID, s] // st.n[BLOCK_SIZE])
+    if st.slot[HOST_HI, s] <= st.slot[HOST_LO, s]:
+        st.slot[HOST_LO, s] = top
+        st.slot[HOST_HI, s] = top
+    floor = st.slot[KEEP, s] if st.slot[JOB, s] == SWAP_OUT else st.slot[JOB_FLOOR, s]
+    up = min(most, max(0, top - st.slot[HOST_HI, s]))
+    down = min(most - up, max(0, st.slot[HOST_LO, s] - floor))
+    moved = min(up + down, st.slot[HOST_RESERVED, s])
+    up = min(up, moved)
+    down = moved - up
+    st.slot[HOST_HI, s] += up
+    st.slot[HOST_LO, s] -= down
+    st.slot[HOST_RESERVED, s] -= moved
+    st.n[BLOCKS_OUT] += moved
+    log_row(st, LOG_COPY_OUT, st.slot[SID, s], moved)
+    if st.slot[JOB, s] == SWAP_OUT:
+        release_copied(st, s)
+    elif st.slot[HOST_RESERVED, s] == 0:
+        end_job(st, s)
+    return moved
+
+
+@jit
+def _first_job(st: State, job: int) -> int:
+    first = -1
+    for i in range(st.n[NUM_PAUSED]):
+        s = st.slot[PAUSED_LIST, i]
+        if st.slot[JOB, s] == job and (first < 0 or st.slot[JOB_STAMP, s] < st.slot[JOB_STAMP, first]):
+            first = s
+    return first
+
+
+@jit
+def _next_out_job(st: State) -> int:
+    if st.n[NUM_SWAP_OUT] > 0:
+        return _first_job(st, SWAP_OUT)
+    if st.n[NUM_WRITE_THROUGH] > 0:
+        return _first_job(st, WRITE_THROUGH)
+    return -1
+
+
+@jit
+def _run_in(st: State, dt: float) -> int:
+    moved = 0
+    loading = 0.0
+    num_loading = 0
+    for i in range(st.n[NUM_RUN]):
+        s = st.slot[RUN, i]
+        if is_loading(st, s):
+            num_loading += 1
+            loading += st.real[WEIGHT, s]
+    if num_loading == 0:
+        st.n[IN_IDLE] = 1
+        return 0
+    st.f[COST_LOADING] += loading * dt
+    if st.n[IN_IDLE] == 1:
+        st.n[IN_IDLE] = 0
+        st.f[IN_CREDIT] = -st.f[LATENCY_S] / st.f[IN_BLOCK_S]
+    st.f[IN_CREDIT] += dt / st.f[IN_BLOCK_S]
+    for i in range(st.n[NUM_RUN]):
+        s = st.slot[RUN, i]
+        if st.f[IN_CREDIT] < 1.0:
+            break
+        if is_loading(st, s):
+            blocks = _load(st, s, int(st.f[IN_CREDIT]))
+            st.f[IN_CREDIT] -= blocks
+            moved += blocks
+            if not is_loading(st, s):
+                num_loading -= 1
+    if num_loading == 0:
+        st.n[IN_IDLE] = 1
+    return moved
+
+
+@jit
+def _run_out(st: State, dt: float) -> None:
+    job = _next_out_job(st)
+    if job < 0:
+        st.n[OUT_IDLE] = 1
+        return
+    if st.n[OUT_IDLE] == 1:
+        st.n[OUT_IDLE] = 0
+        st.f[OUT_CREDIT] = -st.f[LATENCY_S] / st.f[OUT_BLOCK_S]
+    st.f[OUT_CREDIT] += dt / st.f[OUT_BLOCK_S]
+    while job >= 0 and st.f[OUT_CREDIT] >= 1.0:
+        st.f[OUT_CREDIT] -= _copy_out(st, job, int(st.f[OUT_CREDIT]))
+        job = _next_out_job(st)
+    if job < 0:
+        st.n[OUT_IDLE] = 1
+
+
+@jit
+def run_links(st: State, dt: float) -> None:
+    """Move blocks both ways for ``dt`` seconds, overlapped with the iteration."""
+    blocks_in = 0
+    if st.n[NUM_RUN] > st.n[NUM_DECODING]:
+        blocks_in = _run_in(st, dt)
+    else:
+        st.n[IN_IDLE] = 1
+    out_s = dt
+    if st.n[SHARED_LINK] == 1:
+        out_s = max(0.0, dt - blocks_in * st.f[IN_BLOCK_S])
+    _run_out(st, out_s)
+
+
+@jit
+def run_links_at_once(st: State) -> float:
+    """Do all loading and swapping out now, without overlap; returns the time it takes."""
+    blocks_in = 0
+    for i in range(st.n[NUM_RUN]):
+        s = st.slot[RUN, i]
+        if is_loading(st, s):
+            blocks_in += _load(st, s, st.slot[HOST_HI, s])
+    blocks_out = 0
+    while st.n[NUM_SWAP_OUT] > 0:
+        blocks_out += _copy_out(st, _first_job(st, SWAP_OUT), st.n[NUM_DEVICE])
+    if blocks_in + blocks_out > 0:
+        st.n[CHANGES] += 1
+    return blocks_in * st.f[IN_BLOCK_S] + blocks_out * st.f[OUT_BLOCK_S]

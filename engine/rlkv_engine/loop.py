@@ -1,0 +1,119 @@
+"""The compiled main loop: run to the next decision, answer it, or let a policy answer them all."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_engine.iteration import (
+    ASK,
+    ENDED,
+    NO_SLOT,
+    admit,
+    can_sprint,
+    grow,
+    iterate,
+    process_events,
+    sprint,
+)
+from rlkv_engine.jit import jit
+from rlkv_engine.memory import swap_is_legal
+from rlkv_engine.mlp import mlp_verb
+from rlkv_engine.observe import NUM_FEATURES, observe
+from rlkv_engine.offers import answer, ask_call
+from rlkv_engine.rule import EAGER, rule_verb
+from rlkv_engine.state import (
+    ASK_CALL,
+    CALL,
+    DECISION,
+    DECISION_POINT,
+    DECISION_SLOT,
+    ITERATION,
+    NOW,
+    NUM_CALLS,
+    OFFER_KIND,
+    REVIEWED,
+    RULE,
+    State,
+)
+from rlkv_engine.waste import review
+
+# Why the loop returned.
+DECIDE, DONE, FULL, TIME_UP = 0, 1, 2, 3
+
+
+class Policy(NamedTuple):
+    """What answers decisions inside the compiled loop: the rule, or a network on top of it.
+
+    A tanh network ``[features] -> hidden -> hidden -> 3`` whose logits get ``prior`` added to the
+    rule's verb; without a network (``weight_1`` of shape ``[0, 0]``) the rule's verb is taken.
+    """
+
+    weight_1: NDArray[np.float64]  # [hidden, num_features]
+    bias_1: NDArray[np.float64]  # [hidden]
+    weight_2: NDArray[np.float64]  # [hidden, hidden]
+    bias_2: NDArray[np.float64]  # [hidden]
+    weight_3: NDArray[np.float64]  # [3, hidden]
+    bias_3: NDArray[np.float64]  # [3]
+    prior: float
+
+
+@jit
+def run_to_decision(st: State, until_s: float) -> int:
+    """Advance one engine (a view) to its next decision, its end, or ``until_s``."""
+    while True:
+        if st.n[DECISION] == 1:
+            return DECIDE
+        if st.n[NUM_CALLS] > 0 and st.n[OFFER_KIND] == 0:
+            ask_call(st)
+            if st.n[ASK_CALL] == 1:
+                return DECIDE
+            answer(st, rule_verb(st, CALL, st.n[DECISION_SLOT]), math.inf)
+            continue
+        if st.f[NOW] >= until_s and st.n[OFFER_KIND] == 0:
+            return TIME_UP
+        process_events(st)
+        if st.f[RULE + EAGER] == 1 and st.n[REVIEWED] != st.n[ITERATION]:
+            st.n[REVIEWED] = st.n[ITERATION]
+            review(st)
+        if grow(st) == ASK:
+            return DECIDE
+        state = admit(st)
+        if state == ASK:
+            return DECIDE
+        if state == NO_SLOT:
+            return FULL
+        if can_sprint(st):
+            before = st.n[ITERATION]
+            sprint(st, until_s)
+            if st.n[ITERATION] > before:
+                continue
+        if iterate(st) == ENDED:
+            return DONE
+
+
+@jit
+def policy_verb(st: State, policy: Policy, observation: NDArray[np.float32]) -> int:
+    """The policy's verb for the open decision."""
+    if policy.weight_1.shape[0] == 0:
+        return rule_verb(st, st.n[DECISION_POINT], st.n[DECISION_SLOT])
+    observe(st, observation)
+    return mlp_verb(policy, observation, swap_is_legal(st))
+
+
+@jit
+def run_policy(st: State, policy: Policy, until_s: float) -> int:
+    """Like ``run_to_decision``, with every decision answered by ``policy``."""
+    observation = np.zeros(NUM_FEATURES, np.float32)
+    while True:
+        state = run_to_decision(st, until_s)
+        if state != DECIDE:
+            return state
+        answer(st, policy_verb(st, policy, observation), math.inf)
+
+
+#: Answers with the engine's own rule.
+RULE_POLICY = Policy(*(np.zeros(shape) for shape in ((0, 0), 0, (0, 0), 0, (0, 0), 0)), prior=0.0)

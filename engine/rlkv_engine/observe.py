@@ -1,0 +1,239 @@
+"""What a policy sees at a decision: dimensionless features, all knowable at that moment.
+
+``FEATURES`` gives name, range and meaning of each. The offer's part is a snapshot taken when the
+offer opens, so that the observation of one candidate never depends on the answers about earlier
+ones (only its rank does).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_engine.estimates import BY_TOOL, remaining_s
+from rlkv_engine.jit import jit
+from rlkv_engine.memory import swap_is_legal
+from rlkv_engine.rule import link_s, recompute_s, rule_verb
+from rlkv_engine.state import (
+    ARRIVED_S,
+    BLOCK_SIZE,
+    CALL,
+    DECISION_POINT,
+    DECISION_SLOT,
+    DISCARD,
+    FIRST_SESSION,
+    FREE,
+    HOST_FREE,
+    HOST_HI,
+    HOST_LO,
+    IN_BLOCK_S,
+    JOB,
+    KEEP,
+    KV_DECODING,
+    MAX_SEQS,
+    MEAN_PAUSE_S,
+    NEW,
+    NEXT_ARRIVAL,
+    NEXT_NEW,
+    NOW,
+    NUM_DEVICE,
+    NUM_HOST,
+    NUM_PAUSED,
+    NUM_QUEUE,
+    NUM_RUN,
+    OFFER_KIND,
+    OFFER_NEED,
+    OFFER_RANK,
+    OFFER_SHORT,
+    OFFER_SLOT,
+    OUT_BLOCK_S,
+    PAUSE_START,
+    PAUSED_FIRM,
+    PAUSED_S,
+    PENDING,
+    PREFILL_TOKEN_CONTEXT_S,
+    PREFILL_TOKEN_S,
+    PRESERVE,
+    RECLAIMABLE,
+    REQUESTED_AT,
+    RESUME,
+    SID,
+    SNAPSHOT,
+    SWAP,
+    TURN,
+    VALID,
+    WRITE_THROUGH,
+    State,
+)
+
+
+class Feature(NamedTuple):
+    """One observation: name, range, and what it is."""
+
+    name: str
+    low: float
+    high: float
+    meaning: str
+
+
+#: Absolute pauses, in seconds, around which the soft steps of the expected remainder lie.
+STEPS_S = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+OFFER_FEATURES = (
+    Feature("point_call", 0, 1, "1 at a CALL"),
+    Feature("point_new", 0, 1, "1 at a REVISIT for a new session"),
+    Feature("point_resume", 0, 1, "1 at a REVISIT for a session that came back"),
+    Feature("point_grow", 0, 1, "1 at a REVISIT for a decoding session"),
+    Feature("free", 0, 1, "free device blocks / device pool"),
+    Feature("reclaimable", 0, 1, "discarded blocks not overwritten yet / device pool"),
+    Feature("pending", 0, 1, "blocks being swapped out / device pool"),
+    Feature("paused_firm", 0, 1, "blocks held firmly by paused sessions / device pool"),
+    Feature("decoding", 0, 1, "KV of decoding sessions / device pool"),
+    Feature("host_free", 0, 1, "free host blocks / host pool (0 without a host tier)"),
+    Feature("host_size", 0, 1, "h / (h + 1), h = host pool / device pool"),
+    Feature("running", 0, 1, "sessions in PREFILL or DECODE / max_num_seqs"),
+    Feature("queued", 0, 2, "log(1 + sessions back from a tool that wait for memory) / 4"),
+    Feature("new_waiting", 0, 4, "log(1 + sessions never admitted yet) / 4"),
+    Feature("paused", 0, 4, "log(1 + paused sessions) / 4"),
+    Feature("need", 0, 1, "blocks the requester needs / device pool"),
+    Feature("short", 0, 1.1, "blocks missing when the offer opened, with slack / device pool"),
+    Feature("wait_pauses", 0, 1, "w / (w + 1), w = requester's wait so far / mean pause"),
+    Feature("wait_recompute", 0, 1, "w / (w + 1), w = its wait / time to compute what it needs"),
+    Feature("waited_1s", 0, 1, "w / (w + 1 s), w = its wait"),
+    Feature("link_speed", -2, 2, "log10(copying a block out and in / recomputing it), clipped"),
+)
+CANDIDATE_FEATURES = (
+    Feature("context", 0, 1, "tokens of context / device pool in tokens"),
+    Feature("on_device", 0, 1, "firm device blocks / blocks of its context"),
+    Feature("on_host", 0, 1, "blocks that the host holds / blocks of its context"),
+    Feature("dirty", 0, 1, "firm device blocks not on the host / device pool"),
+    Feature("copying", 0, 1, "1 while a write-through of it runs"),
+    Feature("turn", 0, 4, "log(1 + turns so far) / 3"),
+    Feature("elapsed_pauses", 0, 1, "e / (e + 1), e = elapsed pause / mean pause"),
+    Feature("elapsed", 0, 4, "log(1 + elapsed pause in s) / 5"),
+    Feature("remaining_pauses", 0, 1, "r / (r + 1), r = expected remaining pause / mean pause"),
+    *(Feature(f"remaining_{t:g}s", 0, 1, f"r / (r + {t:g} s), r = expected remaining pause")
+      for t in STEPS_S),
+    Feature("link_over_recompute", -2, 2, "log10(copying its context / recomputing it), clipped"),
+    Feature("recompute_pauses", 0, 1, "c / (c + 1), c = time to recompute it / mean pause"),
+    Feature("remaining_recompute", 0, 1, "r / (r + 10 c), c = time to recompute it"),
+    Feature("idleness", 0, 1, "share of its life so far spent waiting for tools"),
+    Feature("rank", 0, 1, "k / (k + 4), k = candidates asked before it in this offer"),
+    Feature("rule_preserve", 0, 1, "1 if the reference rule says PRESERVE"),
+    Feature("rule_swap", 0, 1, "1 if the reference rule says SWAP"),
+    Feature("rule_discard", 0, 1, "1 if the reference rule says DISCARD"),
+)  # fmt: skip
+FEATURES = OFFER_FEATURES + CANDIDATE_FEATURES
+NUM_OFFER_FEATURES = len(OFFER_FEATURES)
+NUM_FEATURES = len(FEATURES)
+
+
+@jit
+def _share(x: float, unit: float) -> float:
+    return x / (x + unit) if x > 0.0 else 0.0
+
+
+@jit
+def _log_ratio(copy_s: float, compute_s: float) -> float:
+    if copy_s <= 0.0 or compute_s <= 0.0:
+        return -2.0
+    return max(-2.0, min(2.0, math.log10(copy_s / compute_s)))
+
+
+@jit
+def legal_rule_verb(st: State, point: int, s: int) -> int:
+    """What the rule's verb amounts to: a SWAP without host room keeps at a CALL, else discards."""
+    verb = rule_verb(st, point, s)
+    if verb == SWAP and not swap_is_legal(st):
+        return PRESERVE if point == CALL else DISCARD
+    return verb
+
+
+@jit
+def take_snapshot(st: State) -> None:
+    """The offer's part of the observation, as of now (docs: ``OFFER_FEATURES``)."""
+    snap = st.f[SNAPSHOT : SNAPSHOT + NUM_OFFER_FEATURES]
+    pool = float(st.n[NUM_DEVICE])
+    block_size = st.n[BLOCK_SIZE]
+    kind = st.n[OFFER_KIND]
+    for point in range(4):
+        snap[point] = 1.0 if point == kind else 0.0
+    snap[4] = st.n[FREE] / pool
+    snap[5] = st.n[RECLAIMABLE] / pool
+    snap[6] = st.n[PENDING] / pool
+    snap[7] = st.n[PAUSED_FIRM] / pool
+    snap[8] = st.n[KV_DECODING] / (pool * block_size)
+    snap[9] = st.n[HOST_FREE] / st.n[NUM_HOST] if st.n[NUM_HOST] > 0 else 0.0
+    snap[10] = _share(st.n[NUM_HOST] / pool, 1.0)
+    snap[11] = st.n[NUM_RUN] / st.n[MAX_SEQS]
+    snap[12] = min(2.0, math.log(1.0 + st.n[NUM_QUEUE]) / 4.0)
+    snap[13] = min(4.0, math.log(1.0 + st.n[NEXT_ARRIVAL] - st.n[NEXT_NEW]) / 4.0)
+    snap[14] = min(4.0, math.log(1.0 + st.n[NUM_PAUSED]) / 4.0)
+    need = 0
+    wait = 0.0
+    if kind != CALL:
+        need = st.n[OFFER_NEED]
+        if kind == NEW:
+            wait = st.f[NOW] - st.outcome[ARRIVED_S, st.n[NEXT_NEW]]
+        elif kind == RESUME:
+            wait = st.f[NOW] - st.real[REQUESTED_AT, st.n[OFFER_SLOT]]
+    compute_s = need * block_size * st.f[PREFILL_TOKEN_S]
+    snap[15] = need / pool
+    snap[16] = st.n[OFFER_SHORT] / pool if kind != CALL else 0.0
+    snap[17] = _share(wait, st.f[MEAN_PAUSE_S])
+    snap[18] = _share(wait, compute_s + 1e-3)
+    snap[19] = _share(wait, 1.0)
+    half = 0.5 * pool * block_size / 4.0
+    snap[20] = _log_ratio(
+        st.f[OUT_BLOCK_S] + st.f[IN_BLOCK_S],
+        block_size * (st.f[PREFILL_TOKEN_S] + st.f[PREFILL_TOKEN_CONTEXT_S] * half),
+    )
+
+
+@jit
+def observe(st: State, out: NDArray[np.float32]) -> None:
+    """The observation of the open decision, shape ``[NUM_FEATURES]``."""
+    for i in range(NUM_OFFER_FEATURES):
+        out[i] = st.f[SNAPSHOT + i]
+    s = st.n[DECISION_SLOT]
+    point = st.n[DECISION_POINT]
+    pool = float(st.n[NUM_DEVICE])
+    block_size = st.n[BLOCK_SIZE]
+    mean_s = st.f[MEAN_PAUSE_S]
+    blocks = max(1.0, st.slot[VALID, s] / block_size)
+    on_host = st.slot[HOST_HI, s] - st.slot[HOST_LO, s]
+    covered = max(0, min(st.slot[KEEP, s], st.slot[HOST_HI, s]) - st.slot[HOST_LO, s]) if on_host > 0 else 0
+    elapsed = st.f[NOW] - st.real[PAUSE_START, s]
+    remaining = remaining_s(st, s, BY_TOOL)
+    again_s = recompute_s(st, s)
+    i = NUM_OFFER_FEATURES
+    out[i] = blocks / pool
+    out[i + 1] = min(1.0, st.slot[KEEP, s] / blocks)
+    out[i + 2] = min(1.0, on_host / blocks)
+    out[i + 3] = (st.slot[KEEP, s] - covered) / pool
+    out[i + 4] = 1.0 if st.slot[JOB, s] == WRITE_THROUGH else 0.0
+    turns = st.slot[TURN, s] - st.first_turn[st.n[FIRST_SESSION] + st.slot[SID, s]] + 1
+    out[i + 5] = min(4.0, math.log(1.0 + turns) / 3.0)
+    out[i + 6] = _share(elapsed, mean_s)
+    out[i + 7] = min(4.0, math.log(1.0 + elapsed) / 5.0)
+    out[i + 8] = _share(remaining, mean_s)
+    i += 9
+    for step in STEPS_S:
+        out[i] = _share(remaining, step)
+        i += 1
+    out[i] = _log_ratio(link_s(st, s), again_s)
+    out[i + 1] = _share(again_s, mean_s)
+    out[i + 2] = _share(remaining, 10.0 * again_s + 1e-9)
+    life = st.f[NOW] - st.outcome[ARRIVED_S, st.slot[SID, s]]
+    out[i + 3] = min(1.0, (st.real[PAUSED_S, s] + elapsed) / (life + 1e-9))
+    rank = st.n[OFFER_RANK] if point != CALL else 0
+    out[i + 4] = _share(float(rank), 4.0)
+    verb = legal_rule_verb(st, point, s)
+    out[i + 5] = 1.0 if verb == 0 else 0.0
+    out[i + 6] = 1.0 if verb == 1 or verb == 3 else 0.0
+    out[i + 7] = 1.0 if verb == 2 else 0.0
+
+

@@ -1,0 +1,1 @@
+"""Gymnasium environments around the engine, and the workloads that drive them."""

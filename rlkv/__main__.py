@@ -1,0 +1,3 @@
+from rlkv.cli import main
+
+main()

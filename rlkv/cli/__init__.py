@@ -1,0 +1,29 @@
+"""The command line of rlkv."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from rlkv_engine.errors import RlkvError
+
+#: Exit code of a run that the user interrupted: 128 + SIGINT, as shells have it.
+INTERRUPTED = 130
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits: 0 done, 1 failed, 2 unusable input, 130 interrupted."""
+    try:
+        try:
+            from rlkv.cli.app import build_app
+        except ModuleNotFoundError as error:
+            if error.name not in ("typer", "rich"):
+                raise
+            sys.exit(f"error: the command line needs {error.name}: pip install 'rlkv[train]'")
+        build_app()(prog_name="rlkv")
+    except RlkvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(0)

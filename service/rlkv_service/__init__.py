@@ -1,0 +1,1 @@
+"""The sidecar, the decision API, its client, and adapters to other servers."""

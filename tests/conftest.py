@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from hypothesis import settings
+
+# Before NumPy is imported: small matrices on shared cores are slower with more threads.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+# The same examples on every run, and no failures because the machine is busy.
+settings.register_profile("rlkv", derandomize=True, deadline=None)
+settings.load_profile("rlkv")
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> None:
+    """Keeps torch on one thread without importing it for the tests that do not."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)

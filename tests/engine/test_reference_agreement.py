@@ -1,0 +1,149 @@
+"""The compiled engine does in every iteration what the plain Python reference does."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from rlkv_engine import rule as R
+from rlkv_engine import state as S
+from rlkv_engine.config import EngineConfig
+from rlkv_engine.engine import Engine
+from rlkv_engine.errors import IntegrityError
+from tests.engine.reference_scheduler import ReferenceScheduler
+from tests.engine.reference_session import Kind, Outcome, Plan
+from tests.engine.reference_worlds import Answers, World, WorldPolicy, worlds
+
+KINDS = {S.NEW: Kind.NEW, S.RESUME: Kind.RESUME, S.GROW: Kind.DECODE}
+MAX_LOG_ROWS = 100_000
+
+
+def run_reference(world: World, answers: Answers) -> Outcome:
+    policy = WorldPolicy(world, answers)
+    return ReferenceScheduler(world.trace, world.profile, policy, world.modes).run()
+
+
+def build_engine(world: World, log_rows: int) -> Engine:
+    rule = np.zeros(R.RULE_SIZE)
+    rule[R.ORDER] = world.rule.order
+    rule[R.ESTIMATE] = world.rule.estimate
+    rule[R.RESUME_VERB] = world.rule.forced_resume
+    rule[R.GROW_VERB] = world.rule.forced_decode
+    modes = world.modes
+    config = EngineConfig(
+        slack_ratio=modes.slack_ratio,
+        overlap_swap=modes.overlap_swap,
+        chunked_prefill=modes.chunked_prefill,
+        requeue_to_tail=modes.requeue_to_tail,
+        reuse_discarded=modes.reuse_discarded,
+    )
+    return Engine(
+        world.profile, world.trace, rule, table=world.table, config=config, log_rows=log_rows
+    )
+
+
+def run_engine(engine: Engine, answers: Answers) -> None:
+    while (decision := engine.next_decision()) is not None:
+        engine.check_integrity()
+        asked = (decision.sid, decision.turn, decision.take_blocks)
+        if decision.point == S.CALL:
+            engine.answer(*answers.call(engine.now_s, *asked))
+        else:
+            engine.answer(answers.revisit(engine.now_s, KINDS[decision.point], *asked))
+    engine.check_integrity()
+
+
+def plans_of(engine: Engine) -> list[tuple[Plan, int]]:
+    """Plans as the reference writes them, with the number of decoding sessions."""
+    plans: dict[int, Plan] = {}
+    num_decodes: dict[int, int] = {}
+    assert len(engine.log) < MAX_LOG_ROWS
+    for now_s, iteration, code, sid, amount in engine.log.tolist():
+        # The first row of an iteration is written before time moves.
+        plan = plans.setdefault(int(iteration), Plan(now_s))
+        sid, amount = int(sid), int(amount)
+        if code == S.LOG_PREFILL:
+            plan.prefills.append((sid, amount))
+        elif code == S.LOG_DECODE:
+            num_decodes[int(iteration)] = sid
+        elif code == S.LOG_LOAD:
+            plan.loaded[sid] += amount
+        elif code == S.LOG_COPY_OUT:
+            plan.copied[sid] += amount
+        elif code != S.LOG_RETURN:
+            events = {
+                S.LOG_ADMIT: plan.admitted,
+                S.LOG_PREEMPT: plan.preempted,
+                S.LOG_PAUSE: plan.paused,
+                S.LOG_FINISH: plan.finished,
+            }
+            events[code].append(sid)
+    for plan in plans.values():
+        plan.prefills.sort()
+    return [(plan, num_decodes.get(iteration, 0)) for iteration, plan in plans.items()]
+
+
+def assert_same_plans(expected: list[Plan], actual: list[tuple[Plan, int]]) -> None:
+    for number, (want, got) in enumerate(zip_longest(expected, actual)):
+        assert want is not None and got is not None, (number, want, got)
+        plan, num_decodes = got
+        assert num_decodes == len(want.decodes), (number, want, got)
+        # The log of the engine counts the decoding sessions, it does not name them.
+        plan.decodes = want.decodes
+        assert plan.now_s == pytest.approx(want.now_s, rel=1e-9, abs=0), (number, want, plan)
+        plan.now_s = want.now_s
+        assert plan == want, number
+
+
+@given(worlds())
+@settings(max_examples=300, deadline=None)
+def test_plans_and_times_agree(world: World) -> None:
+    expected_answers, answers = Answers(world.seed), Answers(world.seed)
+    expected = run_reference(world, expected_answers)
+    engine = build_engine(world, MAX_LOG_ROWS)
+    run_engine(engine, answers)
+
+    assert_same_plans(expected.plans, plans_of(engine))
+    assert answers.questions == expected_answers.questions
+    assert_same_times(expected, engine)
+
+
+@given(worlds())
+@settings(max_examples=100, deadline=None)
+def test_times_agree_without_a_log(world: World) -> None:
+    """Without a log the engine takes pure decode iterations in one go."""
+    expected_answers, answers = Answers(world.seed), Answers(world.seed)
+    expected = run_reference(world, expected_answers)
+    engine = build_engine(world, 0)
+    run_engine(engine, answers)
+
+    assert answers.questions == expected_answers.questions
+    assert_same_times(expected, engine)
+
+
+def assert_same_times(expected: Outcome, engine: Engine) -> None:
+    first_turn = engine.trace.first_turn
+    finish_s = engine.state.finish_s
+    latency_s = engine.state.resume_latency_s
+    assert {sid: finish_s[sid] for sid in expected.finish_s} == pytest.approx(
+        expected.finish_s, rel=1e-9, abs=0
+    )
+    assert {
+        (sid, turn): latency_s[first_turn[sid] + turn] for sid, turn in expected.resume_latency_s
+    } == pytest.approx(expected.resume_latency_s, rel=1e-9, abs=1e-12)
+
+
+@given(worlds())
+@settings(max_examples=60, deadline=None)
+def test_reference_finishes_every_session(world: World) -> None:
+    outcome = run_reference(world, Answers(world.seed))
+
+    assert len(outcome.finish_s) == world.trace.num_sessions
+    assert len(outcome.resume_latency_s) == world.trace.num_turns
+    assert min(outcome.resume_latency_s.values()) > 0
+    num_decodes = sum(len(plan.decodes) for plan in outcome.plans)
+    # A turn's first token ends a prefill; others do too after a preemption.
+    assert num_decodes <= world.trace.output_tokens.sum() - world.trace.num_turns

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rlkv
+from rlkv import cli
+from rlkv_engine.errors import InputError, IntegrityError
+from rlkv_engine.profile import load_profile, shipped_profiles
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of ``rlkv ARGUMENTS``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["rlkv", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+    captured = capsys.readouterr()
+    code = exited.value.code
+    assert isinstance(code, int)
+    return code, captured.out, captured.err
+
+
+def test_list_names_every_shipped_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "profiles", "list")
+    assert (code, err) == (0, "")
+    assert all(name in out for name in shipped_profiles())
+
+
+def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "profiles", "list", "--json")
+    assert code == 0
+    assert [profile["name"] for profile in json.loads(out)] == shipped_profiles()
+
+
+def test_show_prints_value_unit_and_source(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    code, out, _ = run(capsys, "profiles", "show", "gptj-6b-a100")
+    assert code == 0
+    (row,) = [line for line in out.splitlines() if line.strip().startswith("iteration_s")]
+    assert row.split()[1:3] == ["0.01", "s"]
+    assert load_profile("gptj-6b-a100").sources["iteration_s"] in row
+
+
+def test_show_as_json_holds_every_number_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "profiles", "show", "gptj-6b-a100+link0.125", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["name"] == "gptj-6b-a100+link0.125"
+    assert shown["swap_in_bytes_per_s"] == 1.25e9
+    assert shown["sources"]["iteration_s"]
+
+
+def test_unusable_input_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("num_device_blocks = many\n")
+    code, out, err = run(capsys, "profiles", "show", str(path))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {path}:1: ")
+    assert err.count("\n") == 1
+
+
+def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "profiles", "shwo")
+    assert code == 2
+    assert "No such command" in err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"{rlkv.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("too long", path="a.csv", line=3), 2, "error: a.csv:3: too long\n"),
+        (IntegrityError("3 blocks lost"), 1, "error: 3 blocks lost\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_become_exit_codes(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    line: str,
+) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr("rlkv.cli.profiles.load_profile", fail)
+    assert run(capsys, "profiles", "list") == (code, "", line)
+
+
+def test_runs_as_a_module() -> None:
+    root = Path(__file__).parents[2]
+    process = subprocess.run(
+        [sys.executable, "-m", "rlkv", "--version"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "engine")])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (process.returncode, process.stdout) == (0, f"{rlkv.__version__}\n")
