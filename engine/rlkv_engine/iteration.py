@@ -59,6 +59,7 @@ from rlkv_engine.state import (
     NEXT_ARRIVAL,
     NEXT_LEASE,
     NEXT_NEW,
+    NOBODY,
     NOW,
     NUM_DECODING,
     NUM_FREE_SLOTS,
@@ -69,6 +70,7 @@ from rlkv_engine.state import (
     NUM_SESSIONS,
     NUM_SWAP_OUT,
     NUM_WRITE_THROUGH,
+    ONE,
     OUTPUT_TOKENS,
     OVERLAP_SWAP,
     PAUSED_FIRM,
@@ -94,6 +96,7 @@ from rlkv_engine.state import (
     TARGET,
     TURN,
     VALID,
+    ZERO,
     State,
     log_row,
 )
@@ -149,11 +152,11 @@ def grow(st: State) -> int:
             or st.slot[STALLED, s] == st.n[ITERATION]
         ):
             continue
-        state = obtain(st, GROW, s, 1, 0)
+        state = obtain(st, GROW, s, ONE, ZERO)
         if state == ASKING:
             return ASK
         if state == READY:
-            allocate(st, 1)
+            allocate(st, ONE)
             st.slot[DEV, s] += 1
             st.slot[KEEP, s] += 1
         else:
@@ -186,7 +189,7 @@ def admit(st: State) -> int:
         else:
             tokens = st.turns[INPUT_TOKENS, st.first_turn[st.n[FIRST_SESSION] + st.n[NEXT_NEW]]]
             need = blocks_for(st, tokens)
-            state = obtain(st, NEW, -1, need, 0)
+            state = obtain(st, NEW, NOBODY, need, ZERO)
             if state == READY:
                 if st.n[NUM_FREE_SLOTS] == 0:
                     return NO_SLOT

@@ -25,6 +25,7 @@ from rlkv_engine.state import (
     LATENCY_S,
     LOG_COPY_OUT,
     LOG_LOAD,
+    NOBODY,
     NUM_DECODING,
     NUM_DEVICE,
     NUM_PAUSED,
@@ -98,7 +99,7 @@ def _copy_out(st: State, s: int, most: int) -> int:
 
 @jit
 def _first_job(st: State, job: int) -> int:
-    first = -1
+    first = NOBODY
     for i in range(st.n[NUM_PAUSED]):
         s = st.slot[PAUSED_LIST, i]
         if st.slot[JOB, s] == job and (first < 0 or st.slot[JOB_STAMP, s] < st.slot[JOB_STAMP, first]):
@@ -112,7 +113,7 @@ def _next_out_job(st: State) -> int:
         return _first_job(st, SWAP_OUT)
     if st.n[NUM_WRITE_THROUGH] > 0:
         return _first_job(st, WRITE_THROUGH)
-    return -1
+    return NOBODY
 
 
 @jit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,9 @@ class Policy(NamedTuple):
     weight_3: NDArray[np.float64]  # [3, hidden]
     bias_3: NDArray[np.float64]  # [3]
     prior: float
+    hidden_1: NDArray[np.float64]  # [hidden], scratch
+    hidden_2: NDArray[np.float64]  # [hidden], scratch
+    observation: NDArray[np.float32]  # [num_features], scratch
 
 
 @jit
@@ -96,24 +100,46 @@ def run_to_decision(st: State, until_s: float) -> int:
 
 
 @jit
-def policy_verb(st: State, policy: Policy, observation: NDArray[np.float32]) -> int:
+def policy_verb(st: State, policy: Policy) -> int:
     """The policy's verb for the open decision."""
     if policy.weight_1.shape[0] == 0:
         return rule_verb(st, st.n[DECISION_POINT], st.n[DECISION_SLOT])
-    observe(st, observation)
-    return mlp_verb(policy, observation, swap_is_legal(st))
+    observe(st, policy.observation)
+    return mlp_verb(policy, swap_is_legal(st))
 
 
 @jit
 def run_policy(st: State, policy: Policy, until_s: float) -> int:
     """Like ``run_to_decision``, with every decision answered by ``policy``."""
-    observation = np.zeros(NUM_FEATURES, np.float32)
     while True:
         state = run_to_decision(st, until_s)
         if state != DECIDE:
             return state
-        answer(st, policy_verb(st, policy, observation), math.inf)
+        answer(st, policy_verb(st, policy), math.inf)
+
+
+def make_policy(
+    weights: Sequence[NDArray[np.float64]] | None = None, prior: float = 0.0
+) -> Policy:
+    """A policy from ``weight_1, bias_1, ... bias_3``; None answers with the engine's own rule."""
+    if weights is None:
+        weights = [np.zeros(shape) for shape in ((0, 0), 0, (0, 0), 0, (0, 0), 0)]
+    weight_1, bias_1, weight_2, bias_2, weight_3, bias_3 = (
+        np.ascontiguousarray(array, np.float64) for array in weights
+    )
+    return Policy(
+        weight_1,
+        bias_1,
+        weight_2,
+        bias_2,
+        weight_3,
+        bias_3,
+        float(prior),
+        np.zeros(len(bias_1)),
+        np.zeros(len(bias_2)),
+        np.zeros(NUM_FEATURES, np.float32),
+    )
 
 
 #: Answers with the engine's own rule.
-RULE_POLICY = Policy(*(np.zeros(shape) for shape in ((0, 0), 0, (0, 0), 0, (0, 0), 0)), prior=0.0)
+RULE_POLICY = make_policy()

@@ -29,6 +29,7 @@ from rlkv_engine.state import (
     JOB_STAMP,
     KEEP,
     NO_JOB,
+    NOBODY,
     NUM_PAUSED,
     NUM_QUEUE,
     NUM_RUN,
@@ -144,7 +145,7 @@ def drop_host(st: State, s: int) -> None:
 def allocate(st: State, need: int) -> None:
     """Take ``need <= free + reclaimable`` blocks from the free ones, then from the oldest soft ones."""
     while st.n[FREE] < need:
-        oldest = -1
+        oldest = NOBODY
         for i in range(st.n[NUM_PAUSED] + st.n[NUM_QUEUE]):
             s = st.slot[PAUSED_LIST, i] if i < st.n[NUM_PAUSED] else st.slot[QUEUE, i - st.n[NUM_PAUSED]]
             if (
@@ -163,7 +164,7 @@ def allocate(st: State, need: int) -> None:
 def _host_victim(st: State, s: int, own_remaining_s: float) -> int:
     # Copies of running sessions first (their KV is on the device too), the youngest first; then
     # of sessions expected back later than s, the latest first. -1: none.
-    best = -1
+    best = NOBODY
     for i in range(st.n[NUM_RUN]):
         v = st.slot[RUN, i]
         if host_blocks(st, v) == 0:

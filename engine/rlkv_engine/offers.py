@@ -34,6 +34,7 @@ from rlkv_engine.state import (
     NEW_REFUSED,
     NEXT_LEASE,
     NO_JOB,
+    NOBODY,
     NOW,
     NUM_CALLS,
     NUM_DECISIONS,
@@ -66,6 +67,7 @@ from rlkv_engine.state import (
     SWAP_NOW,
     TOOL,
     TURN,
+    ZERO,
     State,
     before,
 )
@@ -85,7 +87,7 @@ def _blocked_index(kind: int) -> int:
 def _best_candidate(st: State, skipped: bool) -> int:
     # The paused session with firm blocks and the largest score, among those asked (skipped) or
     # not asked yet in this offer; ties go to the larger sid. -1: none.
-    best = -1
+    best = NOBODY
     best_score = 0.0
     for i in range(st.n[NUM_PAUSED]):
         s = st.slot[PAUSED_LIST, i]
@@ -111,7 +113,7 @@ def take_blocks(st: State, s: int, verb: int, take: int) -> None:
 
 @jit
 def _youngest_holder(st: State, requester: int) -> int:
-    youngest = -1
+    youngest = NOBODY
     for i in range(st.n[NUM_RUN] + st.n[NUM_QUEUE]):
         s = st.slot[RUN, i] if i < st.n[NUM_RUN] else st.slot[QUEUE, i - st.n[NUM_RUN]]
         if (
@@ -208,7 +210,7 @@ def _ask(st: State, point: int, s: int, take: int) -> None:
 @jit
 def ask_call(st: State) -> None:
     """Open the CALL decision of the paused session that comes first."""
-    first = -1
+    first = NOBODY
     for i in range(st.n[NUM_PAUSED]):
         s = st.slot[PAUSED_LIST, i]
         if st.slot[CALLED, s] == 0 and (first < 0 or before(st, s, first)):
@@ -247,7 +249,7 @@ def _answer_call(st: State, s: int, verb: int, lease_s: float) -> None:
     elif verb == SWAP_NOW and st.slot[KEEP, s] > 0:
         take_blocks(st, s, SWAP, st.slot[KEEP, s])
     elif verb == DISCARD:
-        soften(st, s, 0)
+        soften(st, s, ZERO)
     if verb == PRESERVE and st.f[RULE + CALL_VERB] == CALL_LEASE:
         lease_s = min(lease_s, st.lease_s[st.turns[TOOL, st.slot[TURN, s]]])
     if verb == PRESERVE and lease_s < math.inf:

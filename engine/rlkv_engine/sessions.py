@@ -89,6 +89,7 @@ from rlkv_engine.state import (
     WEIGHT,
     WHERE,
     WRITE_THROUGH,
+    ZERO,
     State,
     before,
     log_row,
@@ -279,7 +280,7 @@ def end_turn(st: State, s: int) -> None:
 
 @jit
 def _finish(st: State, s: int) -> None:
-    drop_tail(st, s, 0)
+    drop_tail(st, s, ZERO)
     drop_host(st, s)
     st.outcome[FINISH_S, st.slot[SID, s]] = st.f[NOW]
     if st.n[NUM_CONCURRENT] > 0:
@@ -292,7 +293,7 @@ def _finish(st: State, s: int) -> None:
     st.slot[PHASE, s] = EMPTY
     st.slot[FREE_SLOTS, st.n[NUM_FREE_SLOTS]] = s
     st.n[NUM_FREE_SLOTS] += 1
-    log_row(st, LOG_FINISH, st.slot[SID, s], 0)
+    log_row(st, LOG_FINISH, st.slot[SID, s], ZERO)
 
 
 @jit
@@ -349,10 +350,10 @@ def preempt(st: State, s: int) -> None:
         _insert(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
         st.n[NUM_QUEUE] += 1
         drop_tail(st, s, min(st.slot[DEV, s], blocks_for(st, st.slot[COMPUTED, s])))
-    soften(st, s, 0)
+    soften(st, s, ZERO)
     st.n[NUM_PREEMPTIONS] += 1
     st.n[CHANGES] += 1
-    log_row(st, LOG_PREEMPT, st.slot[SID, s], 0)
+    log_row(st, LOG_PREEMPT, st.slot[SID, s], ZERO)
 
 
 @jit
@@ -365,7 +366,7 @@ def end_leases(st: State) -> None:
             st.real[LEASE_END, s] = math.inf
             if st.slot[JOB, s] == WRITE_THROUGH:
                 end_job(st, s)
-            soften(st, s, 0)
+            soften(st, s, ZERO)
             st.n[CHANGES] += 1
         next_lease = min(next_lease, st.real[LEASE_END, s])
     st.f[NEXT_LEASE] = next_lease

@@ -11,7 +11,7 @@ leading dimension. ``engine_view(state, e)`` is engine ``e`` alone; compiled fun
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,20 @@ from rlkv_engine.jit import jit
 I8 = NDArray[np.int64]
 F8 = NDArray[np.float64]
 
+# A Python integer passed to a compiled function would be compiled in, once for each value; these
+# are plain 64-bit numbers instead.
+ZERO: Final[Any] = np.int64(0)
+ONE: Final[Any] = np.int64(1)
+NOBODY: Final[Any] = np.int64(-1)
+
 # Phases of a slot.
 EMPTY, QUEUED, PREFILL, DECODE, PAUSED = 0, 1, 2, 3, 4
 # Copy jobs.
 NO_JOB, SWAP_OUT, WRITE_THROUGH = 0, 1, 2
 # Verbs. SWAP_NOW exists for rules at a CALL only: copy out and free at once.
-PRESERVE, SWAP, DISCARD, SWAP_NOW = 0, 1, 2, 3
+PRESERVE, SWAP, DISCARD, SWAP_NOW = (np.int64(k) for k in range(4))
 # Decision points: a CALL, or a REVISIT for one of three requesters.
-CALL, NEW, RESUME, GROW = 0, 1, 2, 3
+CALL, NEW, RESUME, GROW = (np.int64(k) for k in range(4))
 
 # Rows of State.slot (integers of a slot).
 (
@@ -264,4 +270,4 @@ def log_row(st: State, code: int, sid: int, amount: int) -> None:
     LOG_PAUSE,
     LOG_FINISH,
     LOG_RETURN,
-) = range(9)
+) = (np.int64(k) for k in range(9))

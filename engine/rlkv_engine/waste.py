@@ -23,6 +23,7 @@ from rlkv_engine.state import (
     KEEP,
     KV_DECODING,
     MAX_BATCHED,
+    NOBODY,
     NUM_DECODING,
     NUM_PAUSED,
     NUM_RUN,
@@ -37,6 +38,7 @@ from rlkv_engine.state import (
     SWAP,
     SWAP_OUT,
     VALID,
+    ZERO,
     State,
 )
 
@@ -77,7 +79,7 @@ def review(st: State) -> None:
         if st.slot[JOB, st.slot[PAUSED_LIST, i]] == SWAP_OUT:
             budget_blocks -= st.slot[HOST_RESERVED, st.slot[PAUSED_LIST, i]]
     while True:
-        worst = -1
+        worst = NOBODY
         worst_waste = 0.0
         for i in range(st.n[NUM_PAUSED]):
             s = st.slot[PAUSED_LIST, i]
@@ -94,7 +96,7 @@ def review(st: State) -> None:
         if worst < 0:
             return
         take = st.slot[KEEP, worst]
-        copies = swap_copies(st, worst, 0)
+        copies = swap_copies(st, worst, ZERO)
         st.n[CHANGES] += 1
         if copies <= budget_blocks and has_host_room(st, worst, take):
             budget_blocks -= copies

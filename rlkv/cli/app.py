@@ -5,11 +5,11 @@ from typing import Annotated
 import typer
 
 from rlkv import __version__
-from rlkv.cli import profiles
+from rlkv.cli import profiles, trace, workloads
 
 #: One module per command, in the order of ``rlkv --help``. Each has ``register(app)``, and imports
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
-COMMANDS = (profiles,)
+COMMANDS = (profiles, workloads, trace)
 
 
 def build_app() -> typer.Typer:

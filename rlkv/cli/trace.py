@@ -183,14 +183,14 @@ def _add_row(table: Table, name: str, described: dict[str, Any]) -> None:
 
 
 def _number(value: float) -> str:
-    """Three to four digits in at most seven characters: 120.4k / 1,422 / 0.69 / 8.3e-05."""
+    """Three to four digits in at most six characters: 120.4k / 1,422 / 0.69 / 8.3e-5."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:,.2f}M"
     if abs(value) >= 1e4:
         return f"{value / 1e3:.1f}k"
     if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.2g}"
+    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.1e}".replace("e-0", "e-")
 
 
 def _print(table: Table) -> None:

@@ -153,7 +153,7 @@ class ReferenceScheduler:
     # -- steps 4 and 5, sections 4 and 5 -------------------------------------------------
 
     def _grow(self) -> None:
-        self.offers.stalled = set()
+        self.offers.stalled_before, self.offers.stalled = self.offers.stalled, set()
         for session in self.memory.in_phase(Phase.DECODE):
             # It may have been preempted by an older one.
             is_full = session.computed == session.dev * self.block_size
@@ -163,7 +163,7 @@ class ReferenceScheduler:
                 session.dev += 1
                 session.keep = session.dev
             else:
-                self.offers.stalled.add(session.sid)
+                self.offers.stall(session)
 
     def _admit(self) -> None:
         while len(self._running()) < self.profile.max_num_seqs:

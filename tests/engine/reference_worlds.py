@@ -195,9 +195,9 @@ def worlds(draw: st.DrawFn) -> World:
     device_tokens = block_size * num_device_blocks
     sizes = st.sampled_from([device_tokens, device_tokens // 2, device_tokens // 3])
     sessions = [draw(session_turns(draw(sizes))) for _ in range(draw(st.integers(2, 12)))]
-    gaps_s = st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.4])
-    arrival_s = np.cumsum([draw(gaps_s) for _ in sessions]).tolist()
     num_concurrent = draw(st.sampled_from([0, 0, 1, 3]))
+    gaps_s = st.sampled_from([0.0] if num_concurrent else [0.0, 0.0, 0.01, 0.05, 0.4])
+    arrival_s = np.cumsum([draw(gaps_s) for _ in sessions]).tolist()
     trace = make_trace(sessions, arrival_s, num_concurrent)
     modes = replace(modes, mean_pause_s=fit_pause_table(trace).mean_pause_s)
     return World(trace, profile, modes, rule, draw(st.integers(0, 2**32)))

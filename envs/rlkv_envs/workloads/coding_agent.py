@@ -39,7 +39,7 @@ class CodingAgent(Workload):
             leaves sessions whole.
         max_pause_s: longer pauses are cut (1 % of the tools', 28 % of the humans'): KV that
             stays unused for ten minutes is nobody's to keep. None leaves pauses whole.
-        max_context_tokens: sessions that grow longer (a sixth of them) are scaled down to it,
+        max_context_tokens: sessions that grow longer (a fifth of them) are scaled down to it,
             as a server with that limit would compact them. None: no limit.
     """
 

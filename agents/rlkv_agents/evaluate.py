@@ -1,0 +1,111 @@
+"""Paired evaluation: every policy on the same traces, intervals over paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_agents.metrics import GAP_NAMES, RunResult, measure
+from rlkv_agents.policy import AgentPolicy
+from rlkv_engine.config import EngineConfig
+from rlkv_engine.engine import Engine
+from rlkv_engine.trace import Trace
+from rlkv_envs.scenario import Scenario
+from rlkv_envs.workloads import Split
+
+#: Resamples of a bootstrap interval.
+NUM_RESAMPLES = 2000
+
+
+def run_policy(
+    scenario: Scenario, policy: AgentPolicy, trace: Trace, config: EngineConfig | None = None
+) -> RunResult:
+    """One policy on one trace of a scenario, to the end of its last session."""
+    table = scenario.table
+    engine = Engine(
+        scenario.profile,
+        trace,
+        policy.rule.params(table),
+        table=table,
+        config=config,
+        lease_s=policy.rule.leases(scenario.profile, table),
+    )
+    engine.run(policy.compiled())
+    return measure(engine)
+
+
+def evaluate(
+    scenario: Scenario,
+    policies: Sequence[AgentPolicy],
+    seeds: Sequence[int],
+    split: Split = "test",
+    config: EngineConfig | None = None,
+    on_run: Callable[[], None] = lambda: None,
+) -> dict[str, list[RunResult]]:
+    """Every policy on the trace of every seed; ``on_run`` is called after each run."""
+    results: dict[str, list[RunResult]] = {policy.name: [] for policy in policies}
+    for seed in seeds:
+        trace = scenario.trace(seed, split)
+        for policy in policies:
+            results[policy.name].append(run_policy(scenario, policy, trace, config))
+            on_run()
+    return results
+
+
+def means(runs: Sequence[RunResult]) -> NDArray[np.float64]:
+    """Mean normalized latency of each run, seconds per token, shape ``[num_seeds]``."""
+    return np.array([run.mean_latency_s for run in runs])
+
+
+def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of one value per seed."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(len(values), size=(NUM_RESAMPLES, len(values)))
+    low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def paired_ratio(
+    policy: Sequence[RunResult], against: Sequence[RunResult]
+) -> tuple[float, tuple[float, float]]:
+    """Ratio of the mean latencies and its 95 % interval, seeds resampled in pairs."""
+    ours, theirs = means(policy), means(against)
+    rng = np.random.default_rng(0)
+    picks = rng.integers(len(ours), size=(NUM_RESAMPLES, len(ours)))
+    ratios = ours[picks].mean(axis=1) / theirs[picks].mean(axis=1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(ours.mean() / theirs.mean()), (float(low), float(high))
+
+
+def summarize(runs: Sequence[RunResult]) -> dict[str, object]:
+    """The figures of one policy over its seeds, as they stand in a record."""
+    latency = np.concatenate([run.normalized_latency_s for run in runs])
+    resume = np.concatenate([run.resume_latency_s for run in runs])
+    gaps = np.concatenate([run.resume_gap for run in runs])
+    return {
+        "normalized_latency_s": _distribution(latency)
+        | {"mean": float(means(runs).mean()), "ci95": list(bootstrap_interval(means(runs)))},
+        "resume_latency_s": _distribution(resume),
+        "first_token_s": _distribution(np.concatenate([run.first_token_s for run in runs])),
+        "resume_latency_by_gap_s": {
+            name: _distribution(resume[gaps == bucket])
+            for bucket, name in enumerate(GAP_NAMES)
+            if np.any(gaps == bucket)
+        },
+        "recompute_ratio": float(np.mean([run.recompute_ratio for run in runs])),
+        "waste": float(np.mean([run.waste for run in runs])),
+        "busy_ratio": float(np.mean([run.busy_ratio for run in runs])),
+        "sessions_finished": int(sum(run.sessions_finished for run in runs)),
+        "num_decisions": int(sum(run.num_decisions for run in runs)),
+        "num_preemptions": int(sum(run.num_preemptions for run in runs)),
+        "mean_by_seed_s": [float(mean) for mean in means(runs)],
+    }
+
+
+def _distribution(values: NDArray[np.float64]) -> Mapping[str, float]:
+    if not values.size:
+        return {"mean": 0.0, "p50": 0.0, "p90": 0.0, "p99": 0.0}
+    p50, p90, p99 = np.percentile(values, [50, 90, 99])
+    return {"mean": float(values.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99)}

@@ -1,0 +1,338 @@
+"""Every rule that a learned policy is compared with, all on the one scheduler.
+
+A rule is a few numbers for the compiled loop (``rlkv_engine.rule``). Each class says what it
+rebuilds and from where; the fields are the constants a deployment would tune, and ``grid`` the
+values that ``rlkv tune`` tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_engine import rule as R
+from rlkv_engine.errors import InputError
+from rlkv_engine.estimates import BY_ELAPSED, BY_TOOL, BY_TRUTH, PauseTable
+from rlkv_engine.profile import Profile
+from rlkv_engine.state import DISCARD, PRESERVE, SWAP, SWAP_NOW
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Base of all rules: keep everything, take by expected remaining pause, discard what is taken.
+
+    ``params`` turns the fields into the vector that the compiled loop reads.
+    """
+
+    name: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    #: True: uses what nobody can know; a reference point, not a competitor.
+    sees_future: ClassVar[bool] = False
+    #: Constants that `rlkv tune` varies: field -> values, in units of the workload where named so.
+    grid: ClassVar[Mapping[str, Sequence[float]]] = {}
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """The rule's numbers, shape ``[RULE_SIZE]``."""
+        return _vector(table, order=R.ORDER_REMAINING)
+
+    def leases(self, profile: Profile, table: PauseTable) -> NDArray[np.float64] | None:
+        """Leases by row of ``table`` in seconds, for rules that grant them."""
+        return None
+
+
+def _vector(
+    table: PauseTable,
+    *,
+    order: int,
+    estimate: int = BY_TOOL,
+    call: int = PRESERVE,
+    new: int = DISCARD,
+    resume: int = DISCARD,
+    grow: int = DISCARD,
+    swap_ratio: float = 0.0,
+    guard_pauses: float = 0.0,
+    eager: bool = False,
+) -> NDArray[np.float64]:
+    params = np.zeros(R.RULE_SIZE)
+    params[R.ORDER] = order
+    params[R.ESTIMATE] = estimate
+    params[R.CALL_VERB] = call
+    params[R.NEW_VERB] = new
+    params[R.RESUME_VERB] = resume
+    params[R.GROW_VERB] = grow
+    params[R.SWAP_RATIO] = swap_ratio
+    params[R.GUARD_S] = guard_pauses * table.mean_pause_s
+    params[R.EAGER] = eager
+    return params
+
+
+class AlwaysPreserve(Rule):
+    """Nothing is ever taken from a paused session for a new one; returns and growth must take."""
+
+    name = "preserve"
+    source = "InferCept policy P (arXiv 2402.01869)"
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """New sessions wait; a session that must go on discards the last used."""
+        return _vector(
+            table, order=R.ORDER_ELAPSED, new=PRESERVE, resume=DISCARD, grow=DISCARD
+        )
+
+
+class AlwaysSwap(Rule):
+    """Every context is copied out and freed as soon as its session pauses."""
+
+    name = "swap"
+    source = "InferCept policy S (arXiv 2402.01869)"
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """Copy out at the call; what is in the way later is copied out too."""
+        return _vector(
+            table, order=R.ORDER_ELAPSED, call=SWAP_NOW, new=SWAP, resume=SWAP, grow=SWAP
+        )
+
+
+class AlwaysDiscard(Rule):
+    """Every context is given up as soon as its session pauses."""
+
+    name = "discard"
+    source = "vLLM without prefix cache; InferCept policy D (arXiv 2402.01869)"
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """Discard at the call."""
+        return _vector(table, order=R.ORDER_ELAPSED, call=DISCARD)
+
+
+class Lru(Rule):
+    """A plain prefix cache: keep all, overwrite the least recently used."""
+
+    name = "lru"
+    source = "vLLM v1 prefix cache (vllm/v1/core/block_pool.py: free queue in LRU order)"
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """Least recently used first, discard."""
+        return _vector(table, order=R.ORDER_ELAPSED)
+
+
+class LruSwap(Rule):
+    """Keep all; the least recently used is copied out when memory is short."""
+
+    name = "lru-swap"
+    source = "LMCache lazy offload (PR #4847), least recently used order"
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """Least recently used first, swap."""
+        return _vector(table, order=R.ORDER_ELAPSED, new=SWAP, resume=SWAP, grow=SWAP)
+
+
+class Lazy(Rule):
+    """Keep all; discard the longest expected remaining pause first."""
+
+    name = "lazy"
+    source = "expected remaining pause by tool as eviction order (KVFlow, arXiv 2507.07400, by time)"
+
+
+@dataclass(frozen=True, slots=True)
+class LazySwap(Rule):
+    """Keep all; copy out the longest expected remaining pause first, with an admission guard."""
+
+    name: ClassVar[str] = "lazy-swap"
+    source: ClassVar[str] = "as lazy, victims copied out"
+    grid: ClassVar[Mapping[str, Sequence[float]]] = {
+        "guard_pauses": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+    }
+    guard_pauses: float = 0.0
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """Longest expected remainder first, swap, guarded."""
+        return _vector(
+            table,
+            order=R.ORDER_REMAINING,
+            new=SWAP,
+            resume=SWAP,
+            grow=SWAP,
+            guard_pauses=self.guard_pauses,
+        )
+
+
+class TwoTierLru(Rule):
+    """Write through to the host at every call; least recently used leaves the device first."""
+
+    name = "two-tier-lru"
+    source = "SGLang HiCache, --hicache-write-policy write_through"
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """Write through, least recently used first, swap."""
+        return _vector(table, order=R.ORDER_ELAPSED, call=SWAP, new=SWAP, resume=SWAP, grow=SWAP)
+
+
+@dataclass(frozen=True, slots=True)
+class MinWaste(Rule):
+    """InferCept: every iteration, the verb that wastes least memory x time, per session."""
+
+    name: ClassVar[str] = "min-waste"
+    source: ClassVar[str] = "InferCept (arXiv 2402.01869), estimates by tool"
+    estimate: ClassVar[int] = BY_TOOL
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """Eager review; whatever must go later goes by the same estimate."""
+        return _vector(
+            table,
+            order=R.ORDER_REMAINING,
+            estimate=self.estimate,
+            new=SWAP,
+            resume=SWAP,
+            grow=SWAP,
+            eager=True,
+        )
+
+
+class MinWasteElapsed(MinWaste):
+    """Min-waste with the paper's estimate: a pause lasts as long again as it has lasted."""
+
+    name = "min-waste-elapsed"
+    source = "InferCept (arXiv 2402.01869) section 4.4"
+    estimate = BY_ELAPSED
+
+
+class MinWasteTrue(MinWaste):
+    """Min-waste with the true remaining pause, as the released code has it."""
+
+    name = "min-waste-true"
+    source = "WukLab/InferCept vllm/sequence.py api_remaining_time"
+    estimate = BY_TRUTH
+    sees_future = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ttl(Rule):
+    """Preserve until a deadline by tool, then give up; the deadline weighs reuse against memory.
+
+    For each tool the lease maximises ``P(pause <= lease) - memory_price * E[min(pause, lease)] /
+    mean pause``: the chance to be of use less the memory held meanwhile.
+    """
+
+    name: ClassVar[str] = "ttl"
+    source: ClassVar[str] = "Continuum (arXiv 2511.02230): TTL from the tool's pause distribution"
+    grid: ClassVar[Mapping[str, Sequence[float]]] = {
+        "memory_price": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    }
+    memory_price: float = 0.2
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """Leases at the call; a live lease is only broken for a session that must go on."""
+        return _vector(
+            table, order=R.ORDER_ELAPSED, call=R.CALL_LEASE, new=PRESERVE
+        )
+
+    def leases(self, profile: Profile, table: PauseTable) -> NDArray[np.float64]:
+        """The best lease of every row of the table, seconds."""
+        best = []
+        for quantiles in table.quantiles_s:
+            candidates = np.concatenate([[0.0], quantiles])
+            reached = (quantiles[None, :] <= candidates[:, None]).mean(axis=1)
+            held = np.minimum(quantiles[None, :], candidates[:, None]).mean(axis=1)
+            value = reached - self.memory_price * held / table.mean_pause_s
+            best.append(candidates[np.argmax(value)])
+        return np.array(best)
+
+
+class Mori(Rule):
+    """The share of its life that a session has spent waiting for tools ranks it; idlest out."""
+
+    name = "mori"
+    source = "MORI (arXiv 2606.00866): idleness rank, busiest on the device, idlest on the host"
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """Idlest first, swap, write-through."""
+        return _vector(table, order=R.ORDER_IDLENESS, call=SWAP, new=SWAP, resume=SWAP, grow=SWAP)
+
+
+@dataclass(frozen=True, slots=True)
+class House(Rule):
+    """The strongest rule known: lazy, write-through, swap by requester, admission guard.
+
+    For a returning or growing session a victim is copied out only where copying it takes less than
+    ``swap_ratio`` of recomputing it; otherwise it is discarded, which frees at once. A new session may
+    not take from one expected back within ``guard_pauses`` mean pauses.
+    """
+
+    name: ClassVar[str] = "house"
+    source: ClassVar[str] = "docs/decisions/0003-the-house-rule.md"
+    grid: ClassVar[Mapping[str, Sequence[float]]] = {
+        "guard_pauses": (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0),
+        "swap_ratio": (0.0, 1.0, 1e9),
+        "write_through": (0.0, 1.0),
+        "new_swaps": (0.0, 1.0),
+    }
+    guard_pauses: float = 0.5
+    swap_ratio: float = 1.0
+    write_through: float = 1.0
+    new_swaps: float = 1.0
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """Longest expected remainder first."""
+        return _vector(
+            table,
+            order=R.ORDER_REMAINING,
+            call=SWAP if self.write_through else PRESERVE,
+            new=SWAP if self.new_swaps else DISCARD,
+            resume=R.AUTO,
+            grow=R.AUTO,
+            swap_ratio=self.swap_ratio,
+            guard_pauses=self.guard_pauses,
+        )
+
+
+class Clairvoyant(House):
+    """The house rule with the true remaining pause: what perfect prediction would bring."""
+
+    name = "clairvoyant"
+    source = "bound: true remaining pauses"
+    sees_future = True
+
+    def params(self, table: PauseTable) -> NDArray[np.float64]:
+        """As the house rule, by the truth."""
+        params = House.params(self, table)
+        params[R.ESTIMATE] = BY_TRUTH
+        return params
+
+
+RULES: dict[str, type[Rule]] = {
+    rule.name: rule
+    for rule in (
+        AlwaysPreserve,
+        AlwaysSwap,
+        AlwaysDiscard,
+        Lru,
+        LruSwap,
+        Lazy,
+        LazySwap,
+        TwoTierLru,
+        MinWaste,
+        MinWasteElapsed,
+        MinWasteTrue,
+        Ttl,
+        Mori,
+        House,
+        Clairvoyant,
+    )
+}
+
+
+def make_rule(name: str, constants: Mapping[str, float] | None = None) -> Rule:
+    """A rule by name with its constants.
+
+    Raises:
+        InputError: unknown name or constant.
+    """
+    if name not in RULES:
+        raise InputError(f"unknown rule {name!r}: one of {', '.join(RULES)}")
+    try:
+        return RULES[name](**(constants or {}))
+    except TypeError as error:
+        raise InputError(f"rule {name!r}: {error}") from error
