@@ -1,7 +1,8 @@
 """Compilation: ``@jit`` is numba's njit with a disk cache that notices every edit of the engine.
 
 numba keys its cache on the file of the compiled function alone, so that an edit of a callee in
-another file would go unnoticed. We key the cache folder on the text of the whole package.
+another file would go unnoticed. We key the cache folder on the text of the whole engine, and of the
+package whose function it is: compiled code calls only its own package and the engine.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,18 +18,17 @@ import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_ENGINE = Path(__file__).parent
 
-def _cache_dir() -> Path:
+
+@cache
+def _cache_dir(package: Path) -> str:
     digest = hashlib.sha256(numba.__version__.encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
+    for folder in sorted({_ENGINE, package}):
+        for source in sorted(folder.glob("*.py")):
+            digest.update(source.read_bytes())
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "rlkv" / "numba" / digest.hexdigest()[:16]
-
-
-# An explicit NUMBA_CACHE_DIR of the user wins.
-if not os.environ.get("NUMBA_CACHE_DIR"):
-    numba.config.CACHE_DIR = str(_cache_dir())
+    return str(base / "rlkv" / "numba" / digest.hexdigest()[:16])
 
 
 def jit(function: F) -> F:
@@ -36,4 +37,7 @@ def jit(function: F) -> F:
     Nothing compiled here allocates: every array comes from the caller, who keeps it alive. Without
     counting, compiling takes a fraction of the time and calls pass a state for free.
     """
+    # An explicit NUMBA_CACHE_DIR of the user wins.
+    if not os.environ.get("NUMBA_CACHE_DIR"):
+        numba.config.CACHE_DIR = _cache_dir(Path(function.__code__.co_filename).parent)
     return cast(F, numba.njit(cache=True, error_model="numpy", _nrt=False)(function))

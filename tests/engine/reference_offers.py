@@ -25,14 +25,13 @@ class Offers:
         self.policy = memory.policy
         self.modes = memory.modes
         self.stalled: set[int] = set()  # sids
-        self.stalled_before: set[int] = set()  # sids, in the iteration before
         self.refusal: Refusal | None = None
         self.turned_away_at = dict.fromkeys(Kind, -1)  # num_changes at that time
 
     def request(self, requester: Session, kind: Kind, need: int) -> bool:
         """Whether ``need`` blocks can be had now; if so they are free, for the caller to take."""
         if need > self.memory.available(requester):
-            if not self._lacks(requester, need) or not self._may_ask(requester, kind):
+            if not self._lacks(requester, need) or not self._may_ask(kind):
                 return False
             self._offer(requester, kind, need)
         if need > self.memory.available(requester):
@@ -47,18 +46,10 @@ class Offers:
     def _lacks(self, requester: Session, need: int) -> bool:
         return need > self.memory.available(requester) + self.memory.pending
 
-    def _may_ask(self, requester: Session, kind: Kind) -> bool:
+    def _may_ask(self, kind: Kind) -> bool:
         if kind is Kind.NEW and self.refusal is not None:
             return False
-        # A DECODE session that stalls newly may preempt whom an earlier requester might not.
-        is_new = kind is Kind.DECODE and requester.sid not in self.stalled_before
-        return is_new or self.turned_away_at[kind] != self.memory.num_changes
-
-    def stall(self, session: Session) -> None:
-        """A DECODE session sits this iteration out."""
-        if session.sid not in self.stalled_before:
-            self.memory.num_changes += 1
-        self.stalled.add(session.sid)
+        return self.turned_away_at[kind] != self.memory.num_changes
 
     def _offer(self, requester: Session, kind: Kind, need: int) -> None:
         slack = ceil(self.modes.slack_ratio * self.memory.profile.num_device_blocks)
@@ -114,15 +105,16 @@ class Offers:
                 continue
             if not self._lacks(requester, need):
                 return
-            if kind is not Kind.DECODE and (self._can_run() or self.memory.pending > 0):
+            if kind is not Kind.DECODE and self.can_go_on():
                 return
-            self._preempt(victim)
+            self.preempt(victim)
 
-    def _can_run(self) -> bool:
+    def can_go_on(self) -> bool:
+        """Whether a session can run, or blocks are about to come free."""
         running = self.memory.in_phase(Phase.PREFILL, Phase.DECODE)
-        return any(s.sid not in self.stalled for s in running)
+        return self.memory.pending > 0 or any(s.sid not in self.stalled for s in running)
 
-    def _preempt(self, session: Session) -> None:
+    def preempt(self, session: Session) -> None:
         session.phase = Phase.QUEUED
         session.valid = max(session.valid, session.computed)
         session.target = session.turn.input_tokens + session.generated

@@ -153,7 +153,14 @@ class ReferenceScheduler:
     # -- steps 4 and 5, sections 4 and 5 -------------------------------------------------
 
     def _grow(self) -> None:
-        self.offers.stalled_before, self.offers.stalled = self.offers.stalled, set()
+        self._grow_once()
+        # The page would let everything wait here for good: all that run are stalled.
+        while self.offers.stalled and not self.offers.can_go_on():
+            self.offers.preempt(self._running()[-1])
+            self._grow_once()
+
+    def _grow_once(self) -> None:
+        self.offers.stalled = set()
         for session in self.memory.in_phase(Phase.DECODE):
             # It may have been preempted by an older one.
             is_full = session.computed == session.dev * self.block_size
@@ -163,7 +170,7 @@ class ReferenceScheduler:
                 session.dev += 1
                 session.keep = session.dev
             else:
-                self.offers.stall(session)
+                self.offers.stalled.add(session.sid)
 
     def _admit(self) -> None:
         while len(self._running()) < self.profile.max_num_seqs:
