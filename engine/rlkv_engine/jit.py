@@ -39,5 +39,6 @@ def jit(function: F) -> F:
     """
     # An explicit NUMBA_CACHE_DIR of the user wins.
     if not os.environ.get("NUMBA_CACHE_DIR"):
-        numba.config.CACHE_DIR = _cache_dir(Path(function.__code__.co_filename).parent)
+        folder = Path(function.__code__.co_filename).parent
+        numba.config.CACHE_DIR = _cache_dir(folder)  # type: ignore[attr-defined]
     return cast(F, numba.njit(cache=True, error_model="numpy", _nrt=False)(function))

@@ -11,8 +11,8 @@ from rlkv_engine import state as S
 from rlkv_engine.errors import InputError, IntegrityError
 from rlkv_engine.layout import build_state, grow_slots, reset_engine
 from rlkv_engine.trace import Trace
+from rlkv_envs.env_settings import EnvSettings
 from rlkv_envs.reference_cost import record_reference
-from rlkv_envs.scenario import Scenario
 from rlkv_envs.stepping import ANSWER, NO_DECISION, START, Steps, make_steps, step_engines
 
 
@@ -20,31 +20,32 @@ class EngineStack:
     """``num_engines`` engines, each on one trace of a bank.
 
     Args:
-        scenario: what to simulate; its workload and arrivals are not used.
+        settings: what to simulate; traces come from the bank alone.
         traces: the bank; the reference rule runs on each of them here, once.
         num_engines: engines to step together.
     """
 
-    def __init__(self, scenario: Scenario, traces: Sequence[Trace], num_engines: int) -> None:
+    def __init__(self, settings: EnvSettings, traces: Sequence[Trace], num_engines: int) -> None:
         if not traces:
             raise InputError("a bank needs at least one trace")
-        self.scenario = scenario
+        self.settings = settings
         self.traces = list(traces)
         self.steps: Steps = make_steps(num_engines)
         self._first_session = np.cumsum([0] + [trace.num_sessions for trace in traces])
         self._no_actions = np.zeros(num_engines, np.int64)
         self.state = build_state(
-            scenario.profile,
+            settings.scenario.profile,
             self.traces,
-            scenario.table,
-            scenario.rule,
-            scenario.config,
+            settings.table,
+            settings.rule,
+            settings.config,
             num_engines=num_engines,
             num_slots=64,
+            lease_s=setup.lease_s,
         )
         self.reference, self.state = record_reference(self.state, self.traces)
         self.reference_total = self.reference.cost[:, -1].copy()
-        if scenario.reward == "cost":
+        if settings.reward == "cost":
             self.reference.cost[:] = 0.0
 
     def start(self, engine: int, trace: int) -> None:
@@ -78,6 +79,6 @@ class EngineStack:
                 )
 
     def _step(self, actions: NDArray[np.int64]) -> None:
-        horizon_s = float(self.scenario.horizon_s)
+        horizon_s = float(self.settings.horizon_s)
         while step_engines(self.state, actions, self.steps, self.reference, horizon_s):
             self.state = grow_slots(self.state)

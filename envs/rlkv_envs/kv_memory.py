@@ -15,7 +15,7 @@ from rlkv_envs.engine_stack import EngineStack
 from rlkv_envs.episode_metrics import episode_metrics
 from rlkv_envs.observation import action_space, observation_space
 from rlkv_envs.render import RENDER_MODES, render
-from rlkv_envs.scenario import ScenarioOptions, make_scenario
+from rlkv_envs.env_settings import EnvOptions, make_settings
 from rlkv_envs.stepping import TERMS
 
 #: Traces without a decision that a reset may draw in a row before it gives up.
@@ -28,14 +28,14 @@ class KVMemoryEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 8}
 
     def __init__(
-        self, *, render_mode: str | None = None, **options: Unpack[ScenarioOptions]
+        self, *, render_mode: str | None = None, **options: Unpack[EnvOptions]
     ) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise InputError(
                 f"render_mode must be one of {', '.join(RENDER_MODES)}, got {render_mode!r}"
             )
         self.render_mode = render_mode
-        self.scenario = make_scenario(options)
+        self.scenario = make_settings(options)
         self.observation_space = observation_space()
         self.action_space = action_space()
         self._stack: EngineStack | None = None

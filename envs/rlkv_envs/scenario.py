@@ -1,138 +1,141 @@
-"""What an environment simulates: machine, workload, arrivals, reference rule and episode length."""
+"""A scenario: one machine, one workload, one load. What policies are trained and compared on."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal, TypedDict, TypeVar, get_args
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rlkv_engine import rule as R
-from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
-from rlkv_engine.estimates import BY_TOOL, PauseTable, fit_pause_table
+from rlkv_engine.estimates import PauseTable, fit_pause_table
 from rlkv_engine.profile import Profile, load_profile
-from rlkv_engine.state import SWAP
 from rlkv_engine.trace import Trace
-from rlkv_envs.workloads import SPLITS, ArrivalProcess, Split, Workload, make_trace, make_workload
-from rlkv_envs.workloads.arrivals import Poisson
+from rlkv_envs.workloads import Split, Workload, make_trace, make_workload
+from rlkv_envs.workloads.arrivals import ArrivalProcess, ClosedLoop
 
-RewardKind = Literal["paired", "cost"]
-T = TypeVar("T", bound=str)
-
-#: GPT-J-6B on an A100 whose link is as slow, next to recomputing, as that of newer GPUs.
-DEFAULT_PROFILE = "gptj-6b-a100+link0.125"
-DEFAULT_WORKLOAD = "crossover"
-#: Sessions per second about the knee of the default profile and workload.
-DEFAULT_RATE_PER_S = 4.5
-#: The training sessions that the default pause table is fitted on.
-TABLE_SEED, TABLE_SESSIONS = 2**31 - 1, 2000
+#: Sessions and seed from which the pause statistics of a workload are taken.
+TABLE_SESSIONS = 2000
+TABLE_SEED = 20_240_201
 
 
-class ScenarioOptions(TypedDict, total=False):
-    """Keyword arguments of the environments; ``KVMemoryEnv`` says what they are."""
-
-    profile: Profile | str
-    workload: Workload | str
-    arrivals: ArrivalProcess | None
-    rule: NDArray[np.float64] | None
-    table: PauseTable | None
-    num_sessions: int
-    horizon_s: float
-    reward: RewardKind
-    split: Split
-    ask_call: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True)
 class Scenario:
-    """Options with every name looked up and every default filled in."""
+    """Where a policy is trained and judged.
 
+    ``arrivals`` of None means the workload's own process at ``rate_per_s``; otherwise ``rate_per_s``
+    is only what it is reported as.
+    """
+
+    name: str
     profile: Profile
     workload: Workload
-    arrivals: ArrivalProcess
-    rule: NDArray[np.float64]  # [RULE_SIZE]
-    table: PauseTable
-    config: EngineConfig
+    rate_per_s: float
     num_sessions: int
-    horizon_s: float
-    reward: RewardKind
-    split: Split
+    arrivals: ArrivalProcess | None = None
 
-    def trace(self, seed: int) -> Trace:
-        """The trace of a seed; the same seed gives the same trace."""
+    def __post_init__(self) -> None:
+        """Raises ``InputError`` for a rate or a number of sessions that cannot be."""
+        if not 0.0 < self.rate_per_s < float("inf"):
+            raise InputError(f"rate must be positive, got {self.rate_per_s} sessions/s")
+        if self.num_sessions < 1:
+            raise InputError(f"a scenario needs at least 1 session, got {self.num_sessions}")
+
+    def trace(self, seed: int, split: Split) -> Trace:
+        """The trace of a seed: the same sessions and arrivals for every policy."""
+        process = self.arrivals or self.workload.default_arrivals(self.rate_per_s)
         return make_trace(
-            self.workload,
-            self.arrivals,
-            seed=seed,
-            split=self.split,
-            num_sessions=self.num_sessions,
+            self.workload, process, seed=seed, split=split, num_sessions=self.num_sessions
         )
 
+    @cached_property
+    def table(self) -> PauseTable:
+        """Pause statistics of training sessions: what the operator of this machine would know."""
+        rng = np.random.default_rng(TABLE_SEED)
+        return fit_pause_table(self.workload.bodies(rng, "train", TABLE_SESSIONS))
 
-def house_rule(mean_pause_s: float) -> NDArray[np.float64]:
-    """The reference rule, shape ``[RULE_SIZE]``: the strongest single rule known so far.
+    def at_rate(self, rate_per_s: float) -> Scenario:
+        """The same scenario at another load."""
+        return replace(self, rate_per_s=rate_per_s)
 
-    Copies go out while the link is idle; victims by expected remaining pause; swapped for a new
-    session, and for a returning or growing one where the link is faster than recomputing. A new
-    session may not take from one expected back within two mean pauses.
-    """
-    rule = np.zeros(R.RULE_SIZE)
-    rule[R.ORDER] = R.ORDER_REMAINING
-    rule[R.ESTIMATE] = BY_TOOL
-    rule[[R.CALL_VERB, R.NEW_VERB]] = SWAP
-    rule[[R.RESUME_VERB, R.GROW_VERB]] = R.AUTO
-    rule[R.SWAP_RATIO] = 1.0
-    rule[R.GUARD_S] = 2.0 * mean_pause_s
-    return rule
+    def with_sessions(self, num_sessions: int) -> Scenario:
+        """The same scenario with longer or shorter traces."""
+        return replace(self, num_sessions=num_sessions)
 
 
-def make_scenario(options: ScenarioOptions) -> Scenario:
-    """Looks names up and fills defaults in.
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A named scenario as data; the rates are about what each machine can just bear."""
+
+    profile: str
+    workload: str
+    rate_per_s: float
+    num_sessions: int
+    description: str
+
+
+PRESETS: dict[str, Preset] = {
+    "crossover-slow": Preset(
+        "gptj-6b-a100+link0.125", "crossover", 3.0, 400,
+        "tool times where the verbs differ, GPT-J-6B on an A100 behind 1/8 of its link",
+    ),
+    "crossover": Preset(
+        "gptj-6b-a100", "crossover", 3.0, 400,
+        "tool times where the verbs differ, GPT-J-6B on an A100",
+    ),
+    "crossover-tiny-host": Preset(
+        "gptj-6b-a100+host0.1", "crossover", 3.0, 400,
+        "the same with a host tier of a tenth of the device pool",
+    ),
+    "coding": Preset(
+        "llama3-8b-h100", "coding-agent", 0.08, 160,
+        "coding agents, Llama-3-8B on an H100, host memory 1x of the device pool",
+    ),
+    "coding-slow": Preset(
+        "llama3-8b-h100-slow", "coding-agent", 0.08, 160,
+        "the same behind 1/8 of the link",
+    ),
+    "coding-host4x-slow": Preset(
+        "llama3-8b-h100-host4x-slow", "coding-agent", 0.08, 160,
+        "coding agents with four times the host memory behind 1/8 of the link",
+    ),
+    "infercept": Preset(
+        "gptj-6b-a100", "infercept", 3.0, 400,
+        "the six augmentations of InferCept, GPT-J-6B on an A100",
+    ),
+    "infercept-slow": Preset(
+        "gptj-6b-a100+link0.125", "infercept", 3.0, 400,
+        "the same behind 1/8 of the link",
+    ),
+    "chat-bursts": Preset(
+        "gptj-6b-a100", "chat-bursts", 3.0, 400,
+        "chat sessions that arrive in bursts, GPT-J-6B on an A100",
+    ),
+}  # fmt: skip
+
+
+def load_scenario(name: str) -> Scenario:
+    """A preset by name.
 
     Raises:
-        InputError: an unknown name, or a value that cannot be.
+        InputError: unknown name.
     """
-    profile = options.get("profile", DEFAULT_PROFILE)
-    workload = options.get("workload", DEFAULT_WORKLOAD)
-    if isinstance(workload, str):
-        workload = make_workload(workload)
-    table = options.get("table")
-    if table is None:
-        table = fit_default_table(workload)
-    rule = options.get("rule")
-    horizon_s = float(options.get("horizon_s", math.inf))
-    if not horizon_s > 0:
-        raise InputError(f"horizon_s must be above 0, got {horizon_s}")
-    num_sessions = int(options.get("num_sessions", 300))
-    if num_sessions < 1:
-        raise InputError(f"num_sessions must be 1 or more, got {num_sessions}")
+    if name not in PRESETS:
+        raise InputError(f"unknown scenario {name!r}: one of {', '.join(PRESETS)}")
+    preset = PRESETS[name]
     return Scenario(
-        profile=load_profile(profile) if isinstance(profile, str) else profile,
-        workload=workload,
-        arrivals=options.get("arrivals") or workload.default_arrivals(DEFAULT_RATE_PER_S),
-        rule=house_rule(table.mean_pause_s) if rule is None else np.asarray(rule, np.float64),
-        table=table,
-        config=EngineConfig(ask_call=bool(options.get("ask_call", True))),
-        num_sessions=num_sessions,
-        horizon_s=horizon_s,
-        reward=_one_of("reward", options.get("reward", "paired"), get_args(RewardKind)),
-        split=_one_of("split", options.get("split", "train"), SPLITS),
+        name,
+        load_profile(preset.profile),
+        make_workload(preset.workload),
+        preset.rate_per_s,
+        preset.num_sessions,
     )
 
 
-def fit_default_table(workload: Workload) -> PauseTable:
-    """Pause statistics of training sessions that no episode with a seed below 2**31 - 1 sees."""
-    return fit_pause_table(
-        make_trace(
-            workload, Poisson(1.0), seed=TABLE_SEED, split="train", num_sessions=TABLE_SESSIONS
-        )
+def closed_loop(scenario: Scenario, num_concurrent: int) -> Scenario:
+    """The same machine and sessions with ``num_concurrent`` of them at a time, always."""
+    return replace(
+        scenario,
+        name=f"{scenario.name}-closed{num_concurrent}",
+        arrivals=ClosedLoop(num_concurrent),
     )
-
-
-def _one_of(name: str, value: T, allowed: tuple[T, ...]) -> T:
-    if value not in allowed:
-        raise InputError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    return value

@@ -13,7 +13,7 @@ episode terminates all that is left of the reference cost is credited, so that r
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +97,7 @@ def make_steps(num_engines: int) -> Steps:
 
 
 @jit
-def reference_at(reference: Reference, trace: int, now_s: float) -> float:
+def reference_at(reference: Reference, trace: int, now_s: float) -> Any:
     """The reference cost at a time, linear between grid points; the total once the rule is done."""
     x = now_s / reference.step_s[trace]
     last = reference.cost.shape[1] - 1
@@ -152,8 +152,9 @@ def step_engines(
 ) -> int:
     """Do what ``steps.todo`` says with every engine of the stack.
 
-    ANSWER carries out ``actions[e]`` and runs to the next decision; START runs to the first decision
-    of an episode, leaves reward, terms and flags alone, and becomes NO_DECISION if there is none.
+    ANSWER carries out ``actions[e]`` and runs to the next decision; START runs to the first
+    decision of an episode, leaves reward, terms and flags alone, and becomes NO_DECISION if there
+    is none.
 
     Args:
         stack: the engines; changed.
@@ -184,8 +185,10 @@ def step_engines(
         _look(st, steps, e, decides)
         if steps.todo[e] == START:
             steps.illegal[e] = 0
+            # Costs count from time 0, so that rewards sum to the whole; time from the first decision.
             for term in range(NUM_TERMS):
                 steps.mark[e, term] = 0.0
+            steps.mark[e, ELAPSED] = st.f[NOW]
             steps.todo[e] = IDLE if decides else NO_DECISION
             continue
         _settle(st, steps, reference, e, not decides)

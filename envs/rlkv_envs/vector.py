@@ -14,9 +14,9 @@ from rlkv_engine import state as S
 from rlkv_engine.errors import InputError
 from rlkv_engine.trace import Trace
 from rlkv_envs.engine_stack import EngineStack
+from rlkv_envs.env_settings import EnvOptions, make_settings
 from rlkv_envs.episode_metrics import episode_metrics
 from rlkv_envs.observation import action_space, observation_space
-from rlkv_envs.scenario import ScenarioOptions, make_scenario
 from rlkv_envs.stepping import ELAPSED, TERMS
 
 Observations = NDArray[np.float32]
@@ -57,7 +57,7 @@ class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         num_traces: int = 32,
         traces: Sequence[Trace] | None = None,
         render_mode: None = None,
-        **options: Unpack[ScenarioOptions],
+        **options: Unpack[EnvOptions],
     ) -> None:
         if num_envs < 1 or num_traces < 1:
             raise InputError(
@@ -65,7 +65,7 @@ class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             )
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self.scenario = make_scenario(options)
+        self.settings = make_settings(options)
         self.single_observation_space = observation_space()
         self.single_action_space = action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -114,7 +114,7 @@ class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             bank, draws = self.np_random.spawn(2)
             self._streams = draws.spawn(self.num_envs)
             if self._stack is None or self._given is None:
-                self._stack = EngineStack(self.scenario, self._bank(bank), self.num_envs)
+                self._stack = EngineStack(self.settings, self._bank(bank), self.num_envs)
         chosen = (options or {}).get("trace_index")
         self._start(range(self.num_envs), chosen)
         self._delta = np.zeros_like(self._delta)
@@ -159,7 +159,7 @@ class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         if self._given is not None:
             return list(self._given)
         seeds = rng.integers(2**31 - 1, size=self._num_traces)
-        return [self.scenario.trace(int(seed)) for seed in seeds]
+        return [self.settings.trace(int(seed)) for seed in seeds]
 
     def _start(self, engines: Sequence[int], chosen: Sequence[int] | None = None) -> None:
         # New episodes; traces in which nothing is ever asked are drawn again.

@@ -24,7 +24,7 @@ from rlkv_engine.trace import Trace
 from tests.engine.reference_session import Kind, Modes, Session, Turn, Verb
 
 #: Values that meet exactly, so that ties happen.
-PAUSES_S = [0.0, 0.0, 0.01, 0.05, 0.25, 0.25, 1.0, 3.0]
+PAUSES_S = [0.25, 0.0, 0.01, 0.05, 0.25, 1.0, 1.0, 3.0, 9.0]
 LEASES_S = [0.0, 0.01, 0.25, 0.25, 1.0, inf]
 
 
@@ -135,20 +135,18 @@ def make_trace(
 def session_turns(draw: st.DrawFn, max_tokens: int) -> list[Turn]:
     """Turns of one session whose context never exceeds ``max_tokens``."""
     turns: list[Turn] = []
-    context, num_turns = 0, draw(st.integers(1, 4))
-    for _ in range(num_turns):
-        if context + 2 > max_tokens or draw(st.integers(0, 7)) == 0:
+    context = 0
+    for _ in range(draw(st.sampled_from([4, 3, 2, 6, 1]))):
+        if context + 2 > max_tokens or draw(st.integers(0, 7)) == 7:
             # The agent forgot part of its context.
             context = draw(st.integers(0, min(context, max_tokens - 2)))
         room = max_tokens - context
-        num_new = draw(st.integers(1 if context == 0 else 0, max(1, min(room - 1, 40))))
+        num_new = draw(st.integers(1 if context == 0 else 0, max(1, room // 2)))
         num_output = draw(st.integers(1, max(1, min(room - num_new, 14))))
-        shared = draw(st.integers(0, context)) if draw(st.integers(0, 5)) == 0 else context
-        pause_s = draw(st.sampled_from(PAUSES_S))
-        turns.append(Turn(context + num_new, shared, num_output, pause_s))
+        shared = draw(st.integers(0, context)) if draw(st.integers(0, 5)) == 5 else context
+        turns.append(Turn(context + num_new, shared, num_output, draw(st.sampled_from(PAUSES_S))))
         context += num_new + num_output
-    last = turns[-1]
-    turns[-1] = Turn(last.input_tokens, last.shared_prefix_tokens, last.output_tokens, nan)
+    turns[-1] = replace(turns[-1], pause_s=nan)
     return turns
 
 
@@ -156,7 +154,7 @@ def session_turns(draw: st.DrawFn, max_tokens: int) -> list[Turn]:
 def worlds(draw: st.DrawFn) -> World:
     block_size = draw(st.integers(1, 4))
     num_device_blocks = draw(st.integers(8, 60))
-    max_num_seqs = draw(st.sampled_from([1, 2, 3, 8, 16]))
+    max_num_seqs = draw(st.sampled_from([8, 1, 2, 3, 16]))
     bytes_per_s = [20.0, 200.0, 3e3, 1e6]
     profile = Profile(
         name="world",
@@ -164,7 +162,7 @@ def worlds(draw: st.DrawFn) -> World:
         block_size=block_size,
         kv_bytes_per_token=draw(st.sampled_from([1, 3])),
         num_device_blocks=num_device_blocks,
-        num_host_blocks=draw(st.integers(1, 80)),
+        num_host_blocks=draw(st.one_of(st.integers(1, 80), st.integers(1, 20))),
         iteration_s=draw(st.sampled_from([0.01, 0.02, 1 / 3])),
         prefill_token_s=draw(st.sampled_from([1e-4, 0.003])),
         prefill_token_context_s=draw(st.sampled_from([0.0, 1e-5])),
@@ -191,10 +189,11 @@ def worlds(draw: st.DrawFn) -> World:
         forced_resume=draw(takers),
         forced_decode=draw(takers),
     )
-    # Most sessions small, so that several fit; now and then one that fills the pool.
+    # Several fit; now and then one fills the pool.
     device_tokens = block_size * num_device_blocks
-    sizes = st.sampled_from([device_tokens, device_tokens // 2, device_tokens // 3])
-    sessions = [draw(session_turns(draw(sizes))) for _ in range(draw(st.integers(2, 12)))]
+    sizes = st.sampled_from([device_tokens // 2, device_tokens // 3, device_tokens])
+    num_sessions = draw(st.one_of(st.integers(5, 12), st.integers(2, 5)))
+    sessions = [draw(session_turns(draw(sizes))) for _ in range(num_sessions)]
     num_concurrent = draw(st.sampled_from([0, 0, 1, 3]))
     gaps_s = st.sampled_from([0.0] if num_concurrent else [0.0, 0.0, 0.01, 0.05, 0.4])
     arrival_s = np.cumsum([draw(gaps_s) for _ in sessions]).tolist()
