@@ -19,8 +19,9 @@ class KVMemoryVecEnv(VecEnv):
     """Steps a ``KVMemoryVectorEnv`` for SB3's algorithms, MaskablePPO among them.
 
     The infos of a step are one list that is reused: empty dictionaries, but for episodes that end,
-    which get ``terminal_observation``, ``TimeLimit.truncated``, ``episode`` (return ``r`` and length
-    ``l``, as SB3's Monitor has them), ``metrics`` and, for semi-Markov discounts, ``dt_s``.
+    which get ``terminal_observation``, ``TimeLimit.truncated``, ``episode`` (return ``r`` and
+    length ``l``, as SB3's Monitor has them), ``metrics`` and ``dt_s``. The elapsed time of every
+    step, for a semi-Markov discount, is the attribute ``dt_s``.
 
     Args:
         env: the vector environment.
@@ -95,7 +96,7 @@ class KVMemoryVecEnv(VecEnv):
         return hasattr(self, attr_name) or hasattr(self.env, attr_name)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """An attribute for each engine: its part of an array over engines, else the value itself."""
+        """An attribute for each engine: its part of an array over engines, else all of it."""
         value = getattr(self.env, attr_name)
         spread = isinstance(value, np.ndarray) and value.shape[:1] == (self.num_envs,)
         return [value[i] if spread else value for i in self._get_indices(indices)]

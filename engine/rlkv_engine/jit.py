@@ -41,4 +41,7 @@ def jit(function: F) -> F:
     if not os.environ.get("NUMBA_CACHE_DIR"):
         folder = Path(function.__code__.co_filename).parent
         numba.config.CACHE_DIR = _cache_dir(folder)  # type: ignore[attr-defined]
-    return cast(F, numba.njit(cache=True, error_model="numpy", _nrt=False)(function))
+    compiled = numba.njit(  # type: ignore[call-overload]
+        cache=True, error_model="numpy", _nrt=False
+    )(function)
+    return cast(F, compiled)

@@ -9,11 +9,19 @@ from numpy.typing import NDArray
 
 from rlkv_engine import state as S
 from rlkv_engine.errors import InputError, IntegrityError
-from rlkv_engine.layout import build_state, grow_slots, reset_engine
+from rlkv_engine.layout import build_state, copy_state, grow_slots, reset_engine
 from rlkv_engine.trace import Trace
 from rlkv_envs.env_settings import EnvSettings
 from rlkv_envs.reference_cost import record_reference
-from rlkv_envs.stepping import ANSWER, NO_DECISION, START, Steps, make_steps, step_engines
+from rlkv_envs.stepping import (
+    ANSWER,
+    NO_DECISION,
+    NUM_VERBS,
+    START,
+    Steps,
+    make_steps,
+    step_engines,
+)
 
 
 class EngineStack:
@@ -41,7 +49,7 @@ class EngineStack:
             settings.config,
             num_engines=num_engines,
             num_slots=64,
-            lease_s=setup.lease_s,
+            lease_s=settings.lease_s,
         )
         self.reference, self.state = record_reference(self.state, self.traces)
         self.reference_total = self.reference.cost[:, -1].copy()
@@ -66,17 +74,31 @@ class EngineStack:
             actions: verbs, shape ``[num_engines]``.
 
         Raises:
+            InputError: another shape, or something that is no verb.
             IntegrityError: an engine stopped with unfinished sessions.
         """
+        if actions.shape != self.steps.todo.shape:
+            raise InputError(
+                f"actions must have shape {self.steps.todo.shape}, got {actions.shape}"
+            )
+        if actions.min() < 0 or actions.max() >= NUM_VERBS:
+            raise InputError(f"actions must be 0, 1 or 2, got {actions.min()} to {actions.max()}")
         self.steps.todo[:] = ANSWER
         self._step(actions)
         for engine in np.flatnonzero(self.steps.terminated):
             n = self.state.n[engine]
             if n[S.NUM_FINISHED] != n[S.NUM_SESSIONS]:
                 raise IntegrityError(
-                    f"{n[S.NUM_FINISHED]} of {n[S.NUM_SESSIONS]} sessions finished,"
-                    " nothing can run"
+                    f"{n[S.NUM_FINISHED]} of {n[S.NUM_SESSIONS]} sessions finished, nothing can run"
                 )
+
+    def fork(self) -> EngineStack:
+        """An independent copy in the same state, with the same future."""
+        copy = object.__new__(EngineStack)
+        copy.__dict__.update(self.__dict__)
+        copy.state = copy_state(self.state)
+        copy.steps = Steps._make(array.copy() for array in self.steps)
+        return copy
 
     def _step(self, actions: NDArray[np.int64]) -> None:
         horizon_s = float(self.settings.horizon_s)

@@ -1,4 +1,4 @@
-"""The keyword arguments of the environments: names looked up, defaults filled in, values checked."""
+"""Keyword arguments of the environments: names looked up, defaults filled in, values checked."""
 
 from __future__ import annotations
 

@@ -76,39 +76,39 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "crossover-slow": Preset(
-        "gptj-6b-a100+link0.125", "crossover", 3.0, 400,
+        "gptj-6b-a100-40gb+link0.125", "crossover", 2.3, 1000,
         "tool times where the verbs differ, GPT-J-6B on an A100 behind 1/8 of its link",
     ),
     "crossover": Preset(
-        "gptj-6b-a100", "crossover", 3.0, 400,
+        "gptj-6b-a100-40gb", "crossover", 2.9, 1000,
         "tool times where the verbs differ, GPT-J-6B on an A100",
     ),
     "crossover-tiny-host": Preset(
-        "gptj-6b-a100+host0.1", "crossover", 3.0, 400,
+        "gptj-6b-a100-40gb+host0.1", "crossover", 2.3, 1000,
         "the same with a host tier of a tenth of the device pool",
     ),
     "coding": Preset(
-        "llama3-8b-h100", "coding-agent", 0.08, 160,
+        "llama3-8b-h100", "coding-agent", 0.2, 600,
         "coding agents, Llama-3-8B on an H100, host memory 1x of the device pool",
     ),
     "coding-slow": Preset(
-        "llama3-8b-h100-slow", "coding-agent", 0.08, 160,
+        "llama3-8b-h100-slow", "coding-agent", 0.2, 600,
         "the same behind 1/8 of the link",
     ),
     "coding-host4x-slow": Preset(
-        "llama3-8b-h100-host4x-slow", "coding-agent", 0.08, 160,
+        "llama3-8b-h100-host4x-slow", "coding-agent", 0.2, 600,
         "coding agents with four times the host memory behind 1/8 of the link",
     ),
     "infercept": Preset(
-        "gptj-6b-a100", "infercept", 3.0, 400,
+        "gptj-6b-a100-40gb", "infercept", 3.0, 2000,
         "the six augmentations of InferCept, GPT-J-6B on an A100",
     ),
     "infercept-slow": Preset(
-        "gptj-6b-a100+link0.125", "infercept", 3.0, 400,
+        "gptj-6b-a100-40gb+link0.125", "infercept", 2.5, 2000,
         "the same behind 1/8 of the link",
     ),
     "chat-bursts": Preset(
-        "gptj-6b-a100", "chat-bursts", 3.0, 400,
+        "gptj-6b-a100-40gb", "chat-bursts", 2.0, 2000,
         "chat sessions that arrive in bursts, GPT-J-6B on an A100",
     ),
 }  # fmt: skip

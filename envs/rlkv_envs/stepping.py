@@ -185,7 +185,7 @@ def step_engines(
         _look(st, steps, e, decides)
         if steps.todo[e] == START:
             steps.illegal[e] = 0
-            # Costs count from time 0, so that rewards sum to the whole; time from the first decision.
+            # Costs count from time 0, so that rewards sum to all of it; dt from the decision.
             for term in range(NUM_TERMS):
                 steps.mark[e, term] = 0.0
             steps.mark[e, ELAPSED] = st.f[NOW]

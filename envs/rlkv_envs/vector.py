@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -33,9 +33,9 @@ class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
     again only when ``reset`` is given a seed.
 
     Autoreset is ``SAME_STEP``: where an episode ends, the observation returned is the first of the
-    next one, ``infos["final_obs"]`` has the last of the old one and ``infos["final_info"]`` its terms
-    and metrics. ``infos`` holds arrays over sub-environments for every term of ``stepping.TERMS``,
-    and ``now_s``, ``point``, ``action_mask`` and ``illegal_swaps``.
+    next one, ``infos["final_obs"]`` has the last of the old one and ``infos["final_info"]`` its
+    terms and metrics. ``infos`` holds arrays over sub-environments for every term of
+    ``stepping.TERMS``, and ``now_s``, ``point``, ``action_mask`` and ``illegal_swaps``.
 
     Args:
         num_envs: sub-environments.
@@ -45,7 +45,7 @@ class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         options: as for ``KVMemoryEnv``.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata = {  # noqa: RUF012
         "render_modes": [],
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }

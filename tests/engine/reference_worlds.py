@@ -25,7 +25,8 @@ from tests.engine.reference_session import Kind, Modes, Session, Turn, Verb
 
 #: Values that meet exactly, so that ties happen.
 PAUSES_S = [0.25, 0.0, 0.01, 0.05, 0.25, 1.0, 1.0, 3.0, 9.0]
-LEASES_S = [0.0, 0.01, 0.25, 0.25, 1.0, inf]
+LEASES_S = [inf, inf, inf, 1.0, 0.25, 0.01, 0.0]
+CALL_VERBS = [Verb.PRESERVE, Verb.PRESERVE, Verb.SWAP, Verb.SWAP, Verb.DISCARD, Verb.SWAP_NOW]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +62,16 @@ class Answers:
     questions: list[tuple[float, str, int, int, int]] = field(default_factory=list)
 
     def call(self, now_s: float, sid: int, turn: int, keep: int) -> tuple[Verb, float]:
-        number = self._ask(now_s, "CALL", sid, turn, keep)
-        return Verb(number % 4), LEASES_S[number // 4 % len(LEASES_S)]
+        random = self._ask(now_s, "CALL", sid, turn, keep)
+        return random.choice(CALL_VERBS), random.choice(LEASES_S)
 
     def revisit(self, now_s: float, kind: Kind, sid: int, turn: int, take: int) -> Verb:
-        return Verb(self._ask(now_s, kind.name, sid, turn, take) % 3)
+        return Verb(self._ask(now_s, kind.name, sid, turn, take).randrange(3))
 
-    def _ask(self, now_s: float, point: str, sid: int, turn: int, take: int) -> int:
+    def _ask(self, now_s: float, point: str, sid: int, turn: int, take: int) -> Random:
         self.questions.append((now_s, point, sid, turn, take))
         self.num_asked[sid, turn] += 1
-        return Random(f"{self.seed} {sid} {turn} {self.num_asked[sid, turn]}").getrandbits(32)
+        return Random(f"{self.seed} {sid} {turn} {self.num_asked[sid, turn]}")
 
 
 @dataclass(slots=True)
@@ -195,7 +196,7 @@ def worlds(draw: st.DrawFn) -> World:
     num_sessions = draw(st.one_of(st.integers(5, 12), st.integers(2, 5)))
     sessions = [draw(session_turns(draw(sizes))) for _ in range(num_sessions)]
     num_concurrent = draw(st.sampled_from([0, 0, 1, 3]))
-    gaps_s = st.sampled_from([0.0] if num_concurrent else [0.0, 0.0, 0.01, 0.05, 0.4])
+    gaps_s = st.sampled_from([0.0] if num_concurrent else [0.0, 0.01, 0.05, 0.4, 2.0])
     arrival_s = np.cumsum([draw(gaps_s) for _ in sessions]).tolist()
     trace = make_trace(sessions, arrival_s, num_concurrent)
     modes = replace(modes, mean_pause_s=fit_pause_table(trace).mean_pause_s)
