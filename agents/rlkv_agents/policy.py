@@ -12,6 +12,9 @@ from rlkv_agents.rules import Rule
 from rlkv_engine.loop import Policy as CompiledPolicy
 from rlkv_engine.loop import make_policy
 
+#: PRESERVE, SWAP, DISCARD.
+NUM_VERBS = 3
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AgentPolicy:

@@ -61,6 +61,7 @@ class Policy(NamedTuple):
     bias_3: NDArray[np.float64]  # [3]
     prior: float
     hidden_1: NDArray[np.float64]  # [hidden], scratch
+    logits: NDArray[np.float64]  # [3], scratch
     hidden_2: NDArray[np.float64]  # [hidden], scratch
     observation: NDArray[np.float32]  # [num_features], scratch
 
@@ -136,6 +137,7 @@ def make_policy(
         bias_3,
         float(prior),
         np.zeros(len(bias_1)),
+        np.zeros(3),
         np.zeros(len(bias_2)),
         np.zeros(NUM_FEATURES, np.float32),
     )

@@ -17,21 +17,24 @@ def _tanh_layer(weight, bias, x, out) -> None:  # type: ignore[no-untyped-def]
 
 
 @jit
-def mlp_verb(policy, swap_legal: bool) -> int:  # type: ignore[no-untyped-def]
-    """Greedy verb of a ``loop.Policy`` network for ``policy.observation``."""
+def mlp_logits(policy, out) -> None:  # type: ignore[no-untyped-def]
+    """Logits of a ``loop.Policy`` for ``policy.observation``, prior included, shape ``[3]``."""
     x = policy.observation
     _tanh_layer(policy.weight_1, policy.bias_1, x, policy.hidden_1)
     _tanh_layer(policy.weight_2, policy.bias_2, policy.hidden_1, policy.hidden_2)
     rule = x.shape[0] - 3  # the last three features are the rule's verb
-    best = 0
-    best_logit = -1e30
     for verb in range(3):
-        logit = policy.bias_3[verb] + policy.prior * x[rule + verb]
+        out[verb] = policy.bias_3[verb] + policy.prior * x[rule + verb]
         for j in range(policy.weight_3.shape[1]):
-            logit += policy.weight_3[verb, j] * policy.hidden_2[j]
-        if verb == 1 and not swap_legal:
-            continue
-        if logit > best_logit:
-            best = verb
-            best_logit = logit
+            out[verb] += policy.weight_3[verb, j] * policy.hidden_2[j]
+
+
+@jit
+def mlp_verb(policy, swap_legal: bool) -> int:  # type: ignore[no-untyped-def]
+    """Greedy verb of a ``loop.Policy`` network for ``policy.observation``."""
+    logits = policy.logits
+    mlp_logits(policy, logits)
+    best = 0 if logits[0] >= logits[2] else 2
+    if swap_legal and logits[1] > logits[best]:
+        best = 1
     return best

@@ -184,7 +184,9 @@ ARRIVED_S, FINISH_S = 0, 1
 ) = range(26)
 #: Here the offer's part of an observation starts, see observe.py.
 SNAPSHOT = RULE + 16
-NUM_FLOATS = SNAPSHOT + 32
+#: Scratch of callers that sample from a policy: three numbers.
+SPARE = SNAPSHOT + 32
+NUM_FLOATS = SPARE + 4
 
 
 

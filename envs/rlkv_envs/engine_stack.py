@@ -23,6 +23,9 @@ from rlkv_envs.stepping import (
     step_engines,
 )
 
+#: Traces without a decision that an episode may draw in a row before it gives up.
+MAX_DRAWS = 100
+
 
 class EngineStack:
     """``num_engines`` engines, each on one trace of a bank.

@@ -23,12 +23,12 @@ from rlkv_envs.workloads import SPLITS, ArrivalProcess, Split, Workload, make_wo
 RewardKind = Literal["paired", "cost"]
 T = TypeVar("T", bound=str)
 
-#: GPT-J-6B on an A100 behind an eighth of its link: copying and recomputing cost about the same.
+#: GPT-J-6B on an A100-40GB behind an eighth of its link: copying costs about what recomputing does.
 DEFAULT_PROFILE = "gptj-6b-a100-40gb+link0.125"
 DEFAULT_WORKLOAD = "crossover"
 #: Sessions per second about the knee of the default profile and workload. Measured with the default
-#: rule on 24 traces of 300 sessions: 0.011 s/token on an empty engine, 0.028 at 4.25/s (10 REVISITs
-#: a trace), 0.036 at 5/s (130), 0.052 at 6/s (320, more than the engine can serve).
+#: rule on 24 traces of 300 sessions: 0.0105 s/token on an empty engine, 0.016 at 1.8/s (14 REVISITs
+#: a trace), 0.023 at 2.3/s (350), 0.031 at 2.5/s (730), 0.065 at 3/s (more than it can serve).
 DEFAULT_RATE_PER_S = 2.3
 DEFAULT_SESSIONS = 300
 

@@ -12,16 +12,12 @@ from numpy.typing import NDArray
 from rlkv_engine import state as S
 from rlkv_engine.errors import InputError
 from rlkv_engine.trace import Trace
-from rlkv_envs.engine_stack import EngineStack
+from rlkv_envs.engine_stack import MAX_DRAWS, EngineStack
 from rlkv_envs.env_settings import EnvOptions, make_settings
 from rlkv_envs.episode_metrics import episode_metrics
 from rlkv_envs.observation import action_space, observation_space
 from rlkv_envs.render import RENDER_MODES, render
-from rlkv_envs.stepping import ELAPSED, TERMS
-
-#: Traces without a decision that a reset may draw in a row before it gives up.
-MAX_DRAWS = 100
-
+from rlkv_envs.stepping import ELAPSED, SPENT, TERMS
 
 class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
     """What to do with the KV cache of sessions that wait for a tool: keep, swap out, or discard.
@@ -131,10 +127,10 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
     ## Arguments
     Args:
         scenario: ``Scenario`` or name of one, whose parts the next four replace; None: none.
-        profile: ``Profile`` or name; the default is "gptj-6b-a100+link0.125".
+        profile: ``Profile`` or name; the default is "gptj-6b-a100-40gb+link0.125".
         workload: ``Workload`` or name; the default is "crossover".
-        arrivals: process of arrivals; the default is the workload's own (Poisson) at 5 sessions/s,
-            about where the default machine's memory begins to run short for good.
+        arrivals: process of arrivals; the default is the workload's own (Poisson) at 2.3
+            sessions/s, where the default machine takes twice its empty time for a token.
         num_sessions: of a trace; the default is 300.
         rule: reference rule, shape ``[rule.RULE_SIZE]``. It orders the candidates, is seen in the
             last three observations, and is what rewards compare with. Default: the house rule.
@@ -167,6 +163,11 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
     def trace(self) -> Trace:
         """The trace of this episode."""
         return self._started().traces[0]
+
+    @property
+    def total_cost(self) -> float:
+        """Cost so far, s/token summed over sessions."""
+        return float(self._started().steps.mark[0, SPENT])
 
     @property
     def reference_total_cost(self) -> float:
@@ -209,7 +210,7 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
             self._stack = EngineStack(self.settings, [trace], 1)
             self._stack.start(0, 0)
             if not self._stack.run():
-                return self._observation(), self._info()
+                return self._stack.steps.observation[0].copy(), self._info()
         raise InputError("nothing is ever decided: memory never runs short and ask_call is off")
 
     def step(
@@ -223,7 +224,8 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
         info = self._info()
         if terminated or truncated:
             info |= episode_metrics(stack.state, 0, stack.traces[0])
-        return self._observation(), float(steps.reward[0]), terminated, truncated, info
+        observation = steps.observation[0].copy()
+        return observation, float(steps.reward[0]), terminated, truncated, info
 
     def render(self) -> Any:
         """The pools as text (``ansi``) or as a picture (``rgb_array``)."""
@@ -244,10 +246,6 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
         if self._stack is None:
             raise RuntimeError("call reset first")
         return self._stack
-
-    def _observation(self) -> NDArray[np.float32]:
-        observation: NDArray[np.float32] = self._started().steps.observation[0].copy()
-        return observation
 
     def _info(self) -> dict[str, Any]:
         stack = self._started()

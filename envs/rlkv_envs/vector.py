@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rlkv_engine import state as S
 from rlkv_engine.errors import InputError
 from rlkv_engine.trace import Trace
-from rlkv_envs.engine_stack import EngineStack
+from rlkv_envs.engine_stack import MAX_DRAWS, EngineStack
 from rlkv_envs.env_settings import EnvOptions, make_settings
 from rlkv_envs.episode_metrics import episode_metrics
 from rlkv_envs.observation import action_space, observation_space
@@ -21,8 +21,6 @@ from rlkv_envs.stepping import ELAPSED, TERMS
 
 Observations = NDArray[np.float32]
 Actions = NDArray[np.int64]
-#: Traces without a decision that an episode may draw in a row before we give up.
-MAX_DRAWS = 100
 
 
 class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):

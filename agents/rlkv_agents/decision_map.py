@@ -1,0 +1,170 @@
+"""What a policy answers over expected remaining pause and context, all else as it really was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_agents.policy import AgentPolicy
+from rlkv_engine import state as S
+from rlkv_engine.engine import Decision, Engine
+from rlkv_engine.estimates import PauseTable
+from rlkv_engine.observe import FEATURES
+from rlkv_envs.scenario import Scenario
+
+NUM_REMAINING, NUM_CONTEXTS = 48, 32
+#: Decisions that were really met, shown as points in the map.
+MAX_MET = 300
+#: Decisions looked at to find the typical one.
+MAX_DECISIONS = 1000
+#: The validation traces on which decisions are looked for, in order, until one has any.
+SEEDS = range(4)
+#: The row of the pause table that only the candidate of the map uses.
+PROBE = "decision map"
+
+_REMAINING = [feature.name for feature in FEATURES].index("remaining_pauses")
+_CONTEXT = [feature.name for feature in FEATURES].index("context")
+
+
+def decision_map(
+    scenario: Scenario, policy: AgentPolicy, point: int, seeds: Sequence[int] = SEEDS
+) -> dict[str, Any] | None:
+    """The greedy verb of a policy at one kind of decision point, over a grid.
+
+    The state is one that the policy's rule really met on a validation trace: of all decisions of
+    that kind the one whose observation is nearest to the feature-wise median. There the candidate's
+    expected remaining pause and its context are replaced by those of the grid; every feature and
+    the rule's own verb then come from the engine itself, so that they agree with each other.
+
+    Args:
+        scenario: machine, sessions and load.
+        policy: a rule, or a network that starts at one.
+        point: ``state.NEW`` or ``state.RESUME``.
+        seeds: validation traces on which the decisions are looked for, the first that has any.
+
+    Returns:
+        ``remaining_s`` (ascending, logarithmic), ``context_ratio`` (of the device pool), ``verb``
+        (a row for each context; 0 preserve, 1 swap, 2 discard), ``met``: pairs of remaining seconds
+        and context ratio of decisions that were met. None if no such decision was met.
+    """
+    for seed in seeds:
+        engine = _engine(scenario, policy, seed)
+        met = np.array([engine.observe() for _ in _decisions(engine, point)])
+        if met.size:
+            break
+    else:
+        return None
+    typical = _nearest_to_median(met)
+    engine = _engine(scenario, policy, seed)
+    for i, _ in enumerate(_decisions(engine, point)):
+        if i == typical:
+            break
+    share = np.clip(met[:, _REMAINING].astype(float), 0.0, 1.0 - 1e-6)
+    remaining_met_s = np.maximum(share / (1.0 - share) * scenario.table.mean_pause_s, 1e-3)
+    context_met = met[:, _CONTEXT].astype(float)
+    remaining_s = _grid(remaining_met_s, NUM_REMAINING, logarithmic=True)
+    context_ratio = _grid(context_met, NUM_CONTEXTS, logarithmic=False)
+    shown = np.linspace(0, len(met) - 1, min(len(met), MAX_MET)).astype(int)
+    return {
+        "remaining_s": remaining_s.tolist(),
+        "context_ratio": context_ratio.tolist(),
+        "verb": _verbs(engine, policy, remaining_s, context_ratio).tolist(),
+        "met": [[float(remaining_met_s[i]), float(context_met[i])] for i in shown],
+    }
+
+
+def greedy_verbs(
+    policy: AgentPolicy, observations: NDArray[np.float32], swap_legal: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The verbs of a policy for observations of shape ``[n, num_features]``, shape ``[n]``.
+
+    The same answers as the compiled ``mlp_verb``; without weights the rule's own.
+    """
+    x = observations.astype(np.float64)
+    rule = x[:, -3:]  # [n, 3], one-hot
+    if policy.weights is None:
+        return np.argmax(rule, axis=1)
+    weight_1, bias_1, weight_2, bias_2, weight_3, bias_3 = policy.weights
+    hidden = np.tanh(np.tanh(x @ weight_1.T + bias_1) @ weight_2.T + bias_2)  # [n, hidden]
+    logits = hidden @ weight_3.T + bias_3 + policy.prior * rule  # [n, 3]
+    logits[~swap_legal, int(S.SWAP)] = -np.inf
+    return np.argmax(logits, axis=1)
+
+
+def _engine(scenario: Scenario, policy: AgentPolicy, seed: int) -> Engine:
+    # One more row in the pause table, so that the candidate's estimate can be set alone.
+    known = scenario.table
+    table = PauseTable(
+        tools=(*known.tools, PROBE),
+        residual_s=np.insert(known.residual_s, -1, known.residual_s[-1], axis=0),
+        mean_s=np.insert(known.mean_s, -1, known.mean_s[-1]),
+        quantiles_s=np.insert(known.quantiles_s, -1, known.quantiles_s[-1], axis=0),
+    )
+    return Engine(
+        scenario.profile,
+        scenario.trace(seed, "validation"),
+        policy.rule.params(table),
+        table=table,
+        lease_s=policy.rule.leases(scenario.profile, table),
+    )
+
+
+def _decisions(engine: Engine, point: int) -> Iterator[Decision]:
+    # Stops at each decision of a kind; the rule answers all of them.
+    count = 0
+    while count < MAX_DECISIONS and (decision := engine.next_decision()) is not None:
+        if decision.point == point:
+            count += 1
+            yield decision
+        engine.answer(decision.rule_verb)
+
+
+def _nearest_to_median(observations: NDArray[np.float32]) -> int:
+    spread = observations.std(axis=0) + 1e-6
+    away = (observations - np.median(observations, axis=0)) / spread
+    return int(np.argmin((away**2).sum(axis=1)))
+
+
+def _grid(met: NDArray[np.float64], num: int, *, logarithmic: bool) -> NDArray[np.float64]:
+    # What was met, with some room around it.
+    low, high = (float(x) for x in np.percentile(met, [1, 99]))
+    if logarithmic:
+        return np.geomspace(low / 3.0, high * 3.0, num)
+    return np.linspace(0.5 * low, min(1.0, max(1.25 * high, 1.5 * low)), num)
+
+
+def _verbs(
+    engine: Engine,
+    policy: AgentPolicy,
+    remaining_s: NDArray[np.float64],
+    context_ratio: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Verbs at the engine's open decision, shape ``[num_contexts, num_remaining]``.
+
+    Writes into the engine's arrays, which nothing else uses.
+    """
+    st = engine.state
+    s = int(st.n[S.DECISION_SLOT])
+    fields = [S.VALID, S.COMPUTED, S.KEEP, S.DEV, S.HOST_LO, S.HOST_HI]
+    base, take = st.slot[fields, s].astype(np.float64), int(st.n[S.DECISION_TAKE])
+    probe = len(st.residual_s) - 2
+    st.turns[S.TOOL, st.slot[S.TURN, s]] = probe
+    observations, legal = [], []
+    for context in context_ratio:
+        tokens = context * float(st.n[S.NUM_DEVICE] * st.n[S.BLOCK_SIZE])
+        scaled = np.rint(base * (tokens / base[0]))
+        st.slot[fields, s] = np.where(base > 0, np.maximum(scaled, 1), 0)
+        st.n[S.DECISION_TAKE] = min(take, int(st.slot[S.KEEP, s]))
+        for remaining in remaining_s:
+            st.residual_s[probe] = remaining
+            st.real[S.RETURN_AT, s] = engine.now_s + remaining
+            decision = engine.next_decision()
+            if decision is None:
+                raise RuntimeError("the decision of the map is no longer open")
+            observations.append(engine.observe())
+            legal.append(decision.swap_legal)
+    verbs = greedy_verbs(policy, np.array(observations), np.array(legal))
+    return verbs.reshape(len(context_ratio), len(remaining_s))

@@ -1,0 +1,117 @@
+"""PPO with forked advantages: the clipped surrogate over all legal verbs of forked decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlkv_agents.forking import Forks
+from rlkv_agents.policy import NUM_VERBS
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSettings:
+    """How one round of forks moves the policy."""
+
+    clip_range: float = 0.3
+    learning_rate: float = 1e-3
+    batch_size: int = 256
+    num_epochs: int = 15
+    target_kl: float = 0.075
+    entropy_coef: float = 0.005
+    #: Advantages are divided by the round's standard deviation, then clipped to this.
+    advantage_clip: float = 3.0
+
+
+class ActorNet(torch.nn.Module):
+    """The actor alone: two tanh layers, logits plus ``prior`` on the rule's verb."""
+
+    def __init__(self, num_features: int, hidden: int, prior: float) -> None:
+        super().__init__()
+        self.prior = prior
+        self.body = torch.nn.Sequential(
+            torch.nn.Linear(num_features, hidden),
+            torch.nn.Tanh(),
+            torch.nn.Linear(hidden, hidden),
+            torch.nn.Tanh(),
+        )
+        self.head = torch.nn.Linear(hidden, NUM_VERBS)
+        with torch.no_grad():
+            self.head.weight.zero_()
+            self.head.bias.zero_()
+
+    def forward(self, observation: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the verbs, -1e9 where not legal; shape ``[batch, 3]``."""
+        logits = self.head(self.body(observation)) + self.prior * observation[:, -NUM_VERBS:]
+        return torch.log_softmax(logits.masked_fill(~mask, -1e9), dim=1)
+
+    def weights(self) -> list[NDArray[np.float64]]:
+        """Weight and bias of the three layers, float64."""
+        layers = (self.body[0], self.body[2], self.head)
+        return [
+            tensor.detach().double().numpy().copy()
+            for layer in layers
+            for tensor in (layer.weight, layer.bias)
+        ]
+
+
+def advantages(forks: Forks, clip: float) -> NDArray[np.float64]:
+    """Cost expected under the policy less the cost of each verb, in standard deviations."""
+    expected = (forks.probability * forks.cost).sum(axis=1, keepdims=True)
+    advantage = np.where(forks.mask, expected - forks.cost, 0.0)
+    spread = float(advantage[forks.mask].std())
+    return np.clip(advantage / (spread + 1e-12), -clip, clip)
+
+
+def update(
+    net: ActorNet,
+    optimizer: torch.optim.Optimizer,
+    forks: Forks,
+    settings: UpdateSettings,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """One round of PPO on forked decisions; returns SB3's ``train/`` metrics.
+
+    The surrogate is an exact expectation over the old policy's verbs rather than one sample:
+    ``sum over verbs of pi_old(v) * min(ratio A, clip(ratio) A)`` (Schulman et al., 2017, eq. 7).
+    """
+    observation = torch.as_tensor(forks.observation)
+    mask = torch.as_tensor(forks.mask)
+    old = torch.as_tensor(forks.probability, dtype=torch.float32)
+    advantage = torch.as_tensor(advantages(forks, settings.advantage_clip), dtype=torch.float32)
+    num = len(observation)
+    kl, loss_value, clipped = 0.0, 0.0, 0.0
+    epochs = 0
+    for _ in range(settings.num_epochs):
+        order = torch.randperm(num, generator=generator)
+        for batch in order.split(settings.batch_size):
+            log_new = net(observation[batch], mask[batch])
+            new = log_new.exp()
+            ratio = new / old[batch].clamp_min(1e-6)
+            capped = ratio.clamp(1 - settings.clip_range, 1 + settings.clip_range)
+            gain = torch.minimum(ratio * advantage[batch], capped * advantage[batch])
+            entropy = -(new * log_new.clamp_min(-50.0)).sum(dim=1).mean()
+            loss = -(old[batch] * gain).sum(dim=1).mean() - settings.entropy_coef * entropy
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+            optimizer.step()
+            loss_value = float(loss.detach())
+        epochs += 1
+        with torch.no_grad():
+            log_new = net(observation, mask)
+            log_old = old.clamp_min(1e-9).log()
+            kl = float((old * (log_old - log_new.clamp_min(-50.0))).sum(dim=1).mean())
+            ratio = log_new.exp() / old.clamp_min(1e-6)
+            clipped = float(((ratio - 1).abs() > settings.clip_range)[mask].float().mean())
+        if kl > settings.target_kl:
+            break
+    return {
+        "train/approx_kl": kl,
+        "train/clip_fraction": clipped,
+        "train/loss": loss_value,
+        "train/n_updates": float(epochs),
+    }

@@ -1,0 +1,224 @@
+"""Sentences about a record, made from its numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from rlkv.report.schema import (
+    DecisionMap,
+    Ratio,
+    Record,
+    best_rule_name,
+    bounds,
+    competitors,
+    learned_name,
+    ratio_to_best_rule,
+    scenarios,
+)
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds with three digits: 24.7, 0.81, 1,250."""
+    return digits(seconds * 1000.0)
+
+
+def digits(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) < 0.001:
+        return f"{value:.1e}"
+    places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{places}f}"
+
+
+def seconds(value: float) -> str:
+    """A duration with its unit: 81 ms, 1.25 s, 4.0 min."""
+    if abs(value) < 1.0:
+        return f"{ms(value)} ms"
+    return f"{digits(value)} s" if value < 120.0 else f"{digits(value / 60.0)} min"
+
+
+def times(ratio: Ratio) -> str:
+    """A ratio with its interval: 0.86x [0.84, 0.88]."""
+    if "ci95" not in ratio:
+        return f"{ratio['ratio']:.2f}x"
+    low, high = ratio["ci95"]
+    # Three decimals where two would hide on which side of 1 the interval ends.
+    near = any(f"{x:.2f}" == "1.00" != f"{x:.3f}"[:4] or f"{x:.2f}" == "1.00" for x in (low, high))
+    places = 3 if near else 2
+    return f"{ratio['ratio']:.{places}f}x [{low:.{places}f}, {high:.{places}f}]"
+
+
+def verdict(record: Record) -> str:
+    """How the learned policy compares with the best rule; without one, which rule is best."""
+    learned, best = learned_name(record), best_rule_name(record)
+    if best is None:
+        name = next(iter(record["policies"]))
+        mean_s = record["policies"][name]["normalized_latency_s"]["mean"]
+        return f"{name} takes {ms(mean_s)} ms/token; the record holds no rule to compare it with"
+    if learned is None:
+        mean_s = record["policies"][best]["normalized_latency_s"]["mean"]
+        num_rules = len(competitors(record))
+        return f"{best} is the best of {num_rules} rules: {ms(mean_s)} ms/token"
+    ratio = ratio_to_best_rule(record, learned)
+    if ratio is None:
+        return f"{learned} cannot be compared: the best rule ({best}) has no latency"
+    if "ci95" not in ratio:
+        return f"{learned} is {times(ratio)} of the best rule ({best}), without an interval"
+    low, high = ratio["ci95"]
+    if high < 1.0:
+        return f"{learned} is {times(ratio)} of the best rule ({best})"
+    if low > 1.0:
+        return f"{learned} is worse than the best rule ({best}): {times(ratio)}"
+    return f"{learned} is not better than the best rule ({best}): {times(ratio)}"
+
+
+def about_policies(record: Record) -> str:
+    """The verdict, and the best of those that see the future."""
+    known = bounds(record)
+    best = best_rule_name(record)
+    if not known or best is None:
+        return verdict(record)
+    name, ratio = next(iter(known)), ratio_to_best_rule(record, next(iter(known)))
+    if ratio is None:
+        return verdict(record)
+    return f"{verdict(record)}; {name}, which sees the future, {ratio['ratio']:.2f}x"
+
+
+def about_load(record: Record) -> str:
+    """Sustainable rates of the learned policy and the best rule."""
+    sweep = record.get("load_sweep")
+    if not sweep or not sweep.get("sustainable_rate_per_s"):
+        return "Mean normalized latency against load"
+    rates, sides = sweep["sustainable_rate_per_s"], sweep.get("sustainable_side", {})
+    edges = (min(sweep["rates_per_s"]), max(sweep["rates_per_s"]))
+    said = []
+    for name in (learned_name(record), best_rule_name(record)):
+        if name is None or name not in rates:
+            continue
+        rate = rates[name]
+        if rate is not None:
+            said.append(f"{name} sustains {digits(rate)} sessions/s")
+        elif sides.get(name) == "above":
+            said.append(f"{name} sustains more than {digits(edges[1])} sessions/s")
+        elif sides.get(name) == "below":
+            said.append(f"{name} sustains less than {digits(edges[0])} sessions/s")
+    return ", ".join(said) or "Mean normalized latency against load"
+
+
+def about_learning(record: Record) -> str:
+    """The chosen snapshot against the best rule on validation traces."""
+    curve = record.get("learning_curve", [])
+    if not curve:
+        return "No learning curve"
+    name = learned_name(record) or "the learned policy"
+    chosen = next((point for point in curve if point.get("chosen")), None)
+    shown = chosen or curve[-1]
+    verb = "is chosen" if chosen else "ends"
+    text = (
+        f"{name} {verb} at {steps(shown['steps'])} steps with {ms(shown['validation_s'])} ms/token"
+    )
+    rules = _known_rules(record)
+    if not rules:
+        return text
+    best = min(rules, key=lambda rule: rules[rule])
+    ratio = shown["validation_s"] / rules[best]
+    return f"{text}: {ratio:.2f}x of the best rule on validation ({best}, {ms(rules[best])})"
+
+
+def about_gaps(record: Record) -> str:
+    """In how many pause lengths the mean resume latency is lower than the best rule's."""
+    learned, best = learned_name(record), best_rule_name(record)
+    if learned is None or best is None:
+        return "Resume latency by length of the pause"
+    ours = record["policies"][learned].get("resume_latency_by_gap_s", {})
+    theirs = record["policies"][best].get("resume_latency_by_gap_s", {})
+    shared = [gap for gap in ours if gap in theirs]
+    lower = sum(ours[gap]["mean"] < theirs[gap]["mean"] for gap in shared)
+    return (
+        f"{learned} resumes faster than {best} on average after {lower} of {len(shared)} lengths"
+        " of pause"
+    )
+
+
+def about_maps(record: Record) -> str:
+    """On how much of each map, and of the decisions met, the learned policy leaves the rule."""
+    learned, best = learned_name(record), best_rule_name(record)
+    said = []
+    for point, maps in record.get("decision_maps", {}).items():
+        ours, theirs = maps.get(learned or ""), maps.get(best or "")
+        if not ours or not theirs or len(ours["verb"]) != len(theirs["verb"]):
+            continue
+        pairs = [
+            (a, b)
+            for row, other in zip(ours["verb"], theirs["verb"], strict=True)
+            for a, b in zip(row, other, strict=False)
+        ]
+        share = sum(a != b for a, b in pairs) / max(len(pairs), 1)
+        said.append(f"{share:.0%} of the {point} map")
+    if not said:
+        return "Verbs by expected remaining pause and context"
+    return f"{learned} answers differently from {best} on {' and '.join(said)}"
+
+
+def about_timeline(record: Record) -> str:
+    """Mean share of the device pool that paused sessions hold under each policy."""
+    held = {
+        name: sum(timeline["paused"]) / len(timeline["paused"])
+        for name, timeline in record.get("timeline", {}).items()
+        if timeline["paused"]
+    }
+    said = [f"{share:.0%} under {name}" for name, share in held.items()]
+    return "Device memory held by paused sessions: " + ", ".join(said)
+
+
+def about_regret(record: Record, table: Mapping[str, Any]) -> str:
+    """Worst case and geometric mean over scenarios: learned, and the rule whose worst is least."""
+    count = len(scenarios(record))
+    learned = learned_name(record)
+    policies = cast(Mapping[str, Mapping[str, Any]], table["policies"])
+    rules = [
+        name
+        for name, row in policies.items()
+        if name != learned and not row["sees_future"] and row["num_scenarios"] == count
+    ]
+    said = []
+    if learned in policies:
+        row = policies[learned]
+        where = "" if row["num_scenarios"] == count else f" (on {row['num_scenarios']})"
+        said.append(f"{learned}{where} {row['max']:.2f}x at worst")
+    if rules:
+        safest = min(rules, key=lambda name: float(policies[name]["max"]))
+        said.append(f"the safest rule, {safest}, {policies[safest]['max']:.2f}x")
+    return f"Over {count} scenarios, against the best rule of each: " + ", ".join(said)
+
+
+def steps(count: int) -> str:
+    """A number of steps: 820, 12.5k, 1.3M."""
+    if count >= 1e6:
+        return f"{count / 1e6:.3g}M"
+    return f"{count / 1e3:.3g}k" if count >= 1e4 else f"{count:,}"
+
+
+def differing(ours: DecisionMap, theirs: DecisionMap) -> float:
+    """Share of the cells of two maps of one shape in which the verbs differ."""
+    pairs = [
+        (a, b)
+        for row, other in zip(ours["verb"], theirs["verb"], strict=True)
+        for a, b in zip(row, other, strict=True)
+    ]
+    return sum(a != b for a, b in pairs) / max(len(pairs), 1)
+
+
+def _known_rules(record: Record) -> dict[str, float]:
+    # Validation latency of rules that do not see the future.
+    ahead = bounds(record)
+    return {
+        name: value
+        for name, value in record.get("validation_rules_s", {}).items()
+        if name not in ahead and name != learned_name(record) and value > 0
+    }
