@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rlkv_agents.policy import AgentPolicy
 from rlkv_engine import state as S
 from rlkv_engine.engine import Decision, Engine
-from rlkv_engine.estimates import PauseTable
+from rlkv_engine.estimates import GRID_S, PauseTable
 from rlkv_engine.observe import FEATURES
 from rlkv_envs.scenario import Scenario
 
@@ -36,8 +36,9 @@ def decision_map(
 
     The state is one that the policy's rule really met on a validation trace: of all decisions of
     that kind the one whose observation is nearest to the feature-wise median. There the candidate's
-    expected remaining pause and its context are replaced by those of the grid; every feature and
-    the rule's own verb then come from the engine itself, so that they agree with each other.
+    expected remaining pause and its context are replaced by those of the grid, which is the same
+    for every policy of a scenario; every feature and the rule's own verb then come from the engine
+    itself, so that they agree with each other.
 
     Args:
         scenario: machine, sessions and load.
@@ -63,10 +64,9 @@ def decision_map(
         if i == typical:
             break
     share = np.clip(met[:, _REMAINING].astype(float), 0.0, 1.0 - 1e-6)
-    remaining_met_s = np.maximum(share / (1.0 - share) * scenario.table.mean_pause_s, 1e-3)
+    remaining_met_s = share / (1.0 - share) * scenario.table.mean_pause_s
     context_met = met[:, _CONTEXT].astype(float)
-    remaining_s = _grid(remaining_met_s, NUM_REMAINING, logarithmic=True)
-    context_ratio = _grid(context_met, NUM_CONTEXTS, logarithmic=False)
+    remaining_s, context_ratio = _remaining_grid_s(scenario.table), _context_grid(scenario)
     shown = np.linspace(0, len(met) - 1, min(len(met), MAX_MET)).astype(int)
     return {
         "remaining_s": remaining_s.tolist(),
@@ -128,12 +128,20 @@ def _nearest_to_median(observations: NDArray[np.float32]) -> int:
     return int(np.argmin((away**2).sum(axis=1)))
 
 
-def _grid(met: NDArray[np.float64], num: int, *, logarithmic: bool) -> NDArray[np.float64]:
-    # What was met, with some room around it.
-    low, high = (float(x) for x in np.percentile(met, [1, 99]))
-    if logarithmic:
-        return np.geomspace(low / 3.0, high * 3.0, num)
-    return np.linspace(0.5 * low, min(1.0, max(1.25 * high, 1.5 * low)), num)
+def _remaining_grid_s(table: PauseTable) -> NDArray[np.float64]:
+    # Whatever the table can say of a pause that has not outlasted nearly all of its tool.
+    reachable = GRID_S[None, :] <= table.quantiles_s[:, 98:99]
+    said_s = table.residual_s[reachable]
+    return np.geomspace(0.7 * said_s.min(), 1.4 * said_s.max(), NUM_REMAINING)
+
+
+def _context_grid(scenario: Scenario) -> NDArray[np.float64]:
+    # The contexts that calls have, the same for every policy.
+    trace = scenario.trace(SEEDS[0], "validation")
+    called = trace.tool >= 0
+    tokens = (trace.input_tokens + trace.output_tokens)[called if called.any() else ~called]
+    low, high = np.percentile(tokens, [1, 99]) / scenario.profile.device_tokens
+    return np.linspace(0.9 * low, min(1.0, 1.1 * high), NUM_CONTEXTS)
 
 
 def _verbs(

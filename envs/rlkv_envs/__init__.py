@@ -7,6 +7,6 @@ of traces still work.
 from importlib.util import find_spec
 
 if find_spec("gymnasium") is not None:
-    from rlkv_envs.registration import register_envs
+    from rlkv_envs.registration import register_envs as register_envs
 
     register_envs()

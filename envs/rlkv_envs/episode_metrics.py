@@ -25,7 +25,7 @@ def episode_metrics(stack: S.State, engine: int, trace: Trace) -> dict[str, floa
     is_first = np.zeros(trace.num_turns, bool)
     is_first[trace.first_turn[:-1]] = True
     resume_s = stack.resume_latency_s[engine][: trace.num_turns][~is_first]
-    metrics = {
+    return {
         **_summary("normalized_latency_s", normalized_s),
         **_summary("resume_latency_s", resume_s),
         "recompute_ratio": float(n[S.RECOMPUTED_TOKENS] / max(1, n[S.COMPUTED_TOKENS])),
@@ -35,7 +35,6 @@ def episode_metrics(stack: S.State, engine: int, trace: Trace) -> dict[str, floa
         "num_decisions": float(n[S.NUM_DECISIONS]),
         "num_preemptions": float(n[S.NUM_PREEMPTIONS]),
     }
-    return metrics
 
 
 def _summary(name: str, values: np.ndarray) -> dict[str, float]:

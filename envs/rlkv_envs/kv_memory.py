@@ -19,6 +19,7 @@ from rlkv_envs.observation import action_space, observation_space
 from rlkv_envs.render import RENDER_MODES, render
 from rlkv_envs.stepping import ELAPSED, SPENT, TERMS
 
+
 class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
     """What to do with the KV cache of sessions that wait for a tool: keep, swap out, or discard.
 
@@ -117,7 +118,8 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
 
     ## Starting State
     ``reset(seed=...)`` draws a trace, which depends on the seed alone, starts it on an empty
-    engine, and runs to the first decision. ``options={"trace": trace}`` runs a given one.
+    engine, and runs to the first decision; a trace without any is drawn again.
+    ``options={"trace": trace}`` runs a given one.
 
     ## Episode End
     Termination: every session has finished.
@@ -235,7 +237,7 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
         return render(self.render_mode, self._started().state, 0)
 
     def fork(self) -> KVMemoryEnv:
-        """An independent copy in the same state: the same actions give the same future."""
+        """An independent copy: the same actions give the same future."""
         copy = object.__new__(KVMemoryEnv)
         copy.__dict__.update(self.__dict__)
         copy._stack = self._started().fork()

@@ -17,6 +17,9 @@ from rlkv.report.schema import (
     scenarios,
 )
 
+#: Who asks at a decision point of a map.
+REQUESTERS = {"NEW": "a new session", "RESUME": "a returning session", "GROW": "a decoding session"}
+
 
 def ms(seconds: float) -> str:
     """Milliseconds with three digits: 24.7, 0.81, 1,250."""
@@ -48,8 +51,7 @@ def times(ratio: Ratio) -> str:
         return f"{ratio['ratio']:.2f}x"
     low, high = ratio["ci95"]
     # Three decimals where two would hide on which side of 1 the interval ends.
-    near = any(f"{x:.2f}" == "1.00" != f"{x:.3f}"[:4] or f"{x:.2f}" == "1.00" for x in (low, high))
-    places = 3 if near else 2
+    places = 3 if "1.00" in (f"{low:.2f}", f"{high:.2f}") else 2
     return f"{ratio['ratio']:.{places}f}x [{low:.{places}f}, {high:.{places}f}]"
 
 
@@ -151,18 +153,12 @@ def about_maps(record: Record) -> str:
     said = []
     for point, maps in record.get("decision_maps", {}).items():
         ours, theirs = maps.get(learned or ""), maps.get(best or "")
-        if not ours or not theirs or len(ours["verb"]) != len(theirs["verb"]):
-            continue
-        pairs = [
-            (a, b)
-            for row, other in zip(ours["verb"], theirs["verb"], strict=True)
-            for a, b in zip(row, other, strict=False)
-        ]
-        share = sum(a != b for a, b in pairs) / max(len(pairs), 1)
-        said.append(f"{share:.0%} of the {point} map")
+        if ours and theirs and _grid(ours) == _grid(theirs):
+            requester = REQUESTERS.get(point, point)
+            said.append(f"{differing(ours, theirs):.0%} of the map where {requester} needs memory")
     if not said:
         return "Verbs by expected remaining pause and context"
-    return f"{learned} answers differently from {best} on {' and '.join(said)}"
+    return f"{learned} answers differently from {best} on {', '.join(said)}"
 
 
 def about_timeline(record: Record) -> str:
@@ -212,6 +208,10 @@ def differing(ours: DecisionMap, theirs: DecisionMap) -> float:
         for a, b in zip(row, other, strict=True)
     ]
     return sum(a != b for a, b in pairs) / max(len(pairs), 1)
+
+
+def _grid(drawn: DecisionMap) -> tuple[list[float], list[float]]:
+    return drawn["remaining_s"], drawn["context_ratio"]
 
 
 def _known_rules(record: Record) -> dict[str, float]:

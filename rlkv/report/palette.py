@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from rlkv.report.schema import Record, best_rule_name, learned_name
@@ -45,26 +46,27 @@ _STYLE: dict[str, Any] = {
 }
 
 
+def look() -> AbstractContextManager[None]:
+    """Everything drawn inside has the report's look."""
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
+
+
 def make_figure(height_in: float, title: str) -> Figure:
     """An empty figure of the report's width whose title says the finding."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
-        wrapped = textwrap.fill(title, _TITLE_COLUMNS)
-        figure.suptitle(wrapped, x=0.012, ha="left", fontsize=11.5, fontweight="bold", color=INK)
+    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
+    wrapped = textwrap.fill(title, _TITLE_COLUMNS, break_on_hyphens=False)
+    figure.suptitle(wrapped, x=0.012, ha="left", fontsize=11.5, fontweight="bold")
     return figure
 
 
 def add_axes(figure: Figure, rows: int = 1, columns: int = 1, **options: Any) -> list[list[Axes]]:
-    """A grid of axes in the report's look, by row."""
-    import matplotlib
-
-    with matplotlib.rc_context(_STYLE):
-        grid = figure.subplots(rows, columns, squeeze=False, **options)
-    return [list(row) for row in grid]
+    """A grid of axes, by row."""
+    return [list(row) for row in figure.subplots(rows, columns, squeeze=False, **options)]
 
 
 def to_png(figure: Figure) -> bytes:
@@ -103,7 +105,7 @@ def plain_log_ticks(axes: Axes, which: str, subs: tuple[float, ...] = (1, 2, 5))
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:.0e}"))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
@@ -140,7 +142,14 @@ def label_ends(
             fontweight="bold" if strong else "normal",
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colors[name], "linewidth": 0.6, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colors[name],
+                "linewidth": 0.6,
+                "relpos": (0.0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 0,
+            },
         )
 
 

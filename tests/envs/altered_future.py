@@ -54,9 +54,7 @@ def with_sessions(trace: Trace, sessions: list[list[Turn]], arrival_s: list[floa
     return altered
 
 
-def altered_future(
-    trace: Trace, state: S.State, engine: int, rng: np.random.Generator
-) -> Trace:
+def altered_future(trace: Trace, state: S.State, engine: int, rng: np.random.Generator) -> Trace:
     """Draws anew whatever the engine has not seen of ``trace`` at the moment of ``state``.
 
     Known are: sessions that have arrived, with the prompt of their first turn; turns that have

@@ -25,7 +25,9 @@ from tests.envs.small_machine import NUM_SESSIONS, legal_action, small_env, smal
 SEEDS = range(4)
 
 
-def play(env: KVMemoryEnv, seed: int, choose: Any = None) -> tuple[list[float], list[dict[str, Any]]]:
+def play(
+    env: KVMemoryEnv, seed: int, choose: Any = None
+) -> tuple[list[float], list[dict[str, Any]]]:
     """One episode: its rewards, and its infos but for that of the reset."""
     rng = np.random.default_rng(seed)
     observation, info = env.reset(seed=seed)
@@ -268,3 +270,18 @@ def test_a_scenario_gives_what_is_not_said() -> None:
     assert settings.scenario.num_sessions == 7
     assert settings.scenario.profile.name == "gptj-6b-a100-40gb"
     assert small_settings().scenario.rate_per_s > 0
+
+
+@pytest.mark.parametrize("rate_per_s", [0.5, 1.0, 4.0])
+def test_observations_stay_in_their_ranges(rate_per_s: float) -> None:
+    env = small_env(arrivals=Poisson(rate_per_s), num_host_blocks=100)
+    rng = np.random.default_rng(0)
+    for seed in SEEDS:
+        observation, info = env.reset(seed=seed)
+        terminated = False
+        while not terminated:
+            assert env.observation_space.contains(observation)
+            assert info["action_mask"][[S.PRESERVE, S.DISCARD]].all()
+            observation, _, terminated, _, info = env.step(int(rng.integers(3)))
+        assert not observation.any()
+        assert not info["action_mask"][S.SWAP]

@@ -1,0 +1,202 @@
+"""A bundle: a trained policy as a folder of safetensors weights and JSON metadata.
+
+Readable without torch, never a pickle. ``weights.safetensors`` holds ``weight_1, bias_1, weight_2,
+bias_2, weight_3, bias_3``; ``bundle.json`` says what the numbers mean, and the SHA-256 of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from rlkv_agents.policy import NUM_VERBS, AgentPolicy
+from rlkv_agents.rules import make_rule
+from rlkv_engine.errors import InputError
+from rlkv_engine.observe import FEATURES
+
+#: Raised with every change that older readers would misread.
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "weights.safetensors"
+METADATA_FILE = "bundle.json"
+#: A bundle is a few kilobytes; anything larger than this is not one.
+MAX_BYTES = 16 * 2**20
+_NAMES = ("weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias_3")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A loaded bundle: the policy, and everything its metadata says."""
+
+    policy: AgentPolicy
+    metadata: Mapping[str, Any]
+
+
+def save_bundle(folder: Path, policy: AgentPolicy, metadata: Mapping[str, Any]) -> None:
+    """Write a bundle; each file appears whole or not at all.
+
+    Args:
+        folder: made if missing.
+        policy: a learned policy, or a rule (stored as a network that never leaves it).
+        metadata: what it was trained on and how it did, JSON values.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    weights = policy.weights if policy.weights is not None else _rule_weights()
+    tensors = {
+        name: np.ascontiguousarray(array, np.float32)
+        for name, array in zip(_NAMES, weights, strict=True)
+    }
+    payload = save(tensors)
+    document = {
+        "format_version": FORMAT_VERSION,
+        "name": policy.name,
+        "observations": [
+            {"name": f.name, "low": f.low, "high": f.high, "scale": 1.0, "offset": 0.0}
+            for f in FEATURES
+        ],
+        "verbs": ["PRESERVE", "SWAP", "DISCARD"],
+        "hidden": len(tensors["bias_1"]),
+        "prior": policy.prior if policy.weights is not None else 1.0,
+        "rule": {"name": policy.rule.name, "constants": _constants(policy)},
+        "weights_sha256": hashlib.sha256(payload).hexdigest(),
+        **metadata,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / WEIGHTS_FILE, payload)
+        _replace(folder / METADATA_FILE, (json.dumps(document, indent=2) + "\n").encode())
+    except OSError as error:
+        raise InputError(f"cannot write the bundle: {error.strerror}", path=folder) from error
+
+
+def load_bundle(folder: Path | str) -> Bundle:
+    """Read and check a bundle.
+
+    Raises:
+        InputError: a file is missing, damaged, of a newer format, or made for other observations;
+            the message names the file and what is wrong with it.
+    """
+    folder = Path(folder)
+    meta_path, weights_path = folder / METADATA_FILE, folder / WEIGHTS_FILE
+    document = _read_metadata(meta_path)
+    payload = _read(weights_path)
+    if hashlib.sha256(payload).hexdigest() != document["weights_sha256"]:
+        raise InputError(
+            "the weights are not the ones that bundle.json was written with (SHA-256 differs)",
+            path=weights_path,
+        )
+    try:
+        tensors = load(payload)
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"not a safetensors file: {error}", path=weights_path) from error
+    _check_tensors(tensors, int(document["hidden"]), weights_path)
+    rule = document["rule"]
+    policy = AgentPolicy(
+        name=str(document["name"]),
+        rule=make_rule(rule["name"], rule["constants"]),
+        weights=[tensors[name].astype(np.float64) for name in _NAMES],
+        prior=float(document["prior"]),
+    )
+    return Bundle(policy, document)
+
+
+def _rule_weights() -> list[np.ndarray]:
+    # One hidden unit that says nothing: with a prior of 1 the rule's verb always wins.
+    return [
+        np.zeros((1, len(FEATURES))), np.zeros(1), np.zeros((1, 1)), np.zeros(1),
+        np.zeros((NUM_VERBS, 1)), np.zeros(NUM_VERBS),
+    ]  # fmt: skip
+
+
+def _constants(policy: AgentPolicy) -> dict[str, float]:
+    return {name: float(getattr(policy.rule, name)) for name in type(policy.rule).grid}
+
+
+def _replace(path: Path, payload: bytes) -> None:
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_bytes(payload)
+    os.replace(temporary, path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path.stat().st_size} bytes: too large for a bundle", path=path)
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read it: {error.strerror}", path=path) from error
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(_read(path))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}", path=path) from error
+    if not isinstance(document, dict):
+        raise InputError("not a JSON object", path=path)
+    version = document.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise InputError(f"format_version must be a whole number (got {version!r})", path=path)
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"format_version {version} is newer than {FORMAT_VERSION}, the newest this rlkv reads",
+            path=path,
+        )
+    expected: dict[str, type | tuple[type, ...]] = {
+        "name": str,
+        "observations": list,
+        "hidden": int,
+        "prior": (int, float),
+        "rule": dict,
+        "weights_sha256": str,
+    }
+    for field, kind in expected.items():
+        if not isinstance(document.get(field), kind):
+            raise InputError(f"{field} is missing or of the wrong type", path=path)
+    rule = document["rule"]
+    constants = rule.get("constants")
+    if not isinstance(rule.get("name"), str) or not isinstance(constants, dict):
+        raise InputError("rule needs a name and constants", path=path)
+    if not all(isinstance(v, int | float) and np.isfinite(v) for v in constants.values()):
+        raise InputError(f"rule constants must be finite numbers (got {constants})", path=path)
+    if not 0.0 <= float(document["prior"]) < 1e6:
+        raise InputError(f"prior must be 0 or more and finite (got {document['prior']})", path=path)
+    _check_observations(document["observations"], path)
+    return document
+
+
+def _check_observations(observations: list[Any], path: Path) -> None:
+    names = [item.get("name") if isinstance(item, dict) else None for item in observations]
+    if len(names) != len(FEATURES):
+        raise InputError(f"{len(names)} observations, this rlkv has {len(FEATURES)}", path=path)
+    for i, (name, feature) in enumerate(zip(names, FEATURES, strict=True)):
+        if name != feature.name:
+            raise InputError(f"observation {i} is {name!r}, here it is {feature.name!r}", path=path)
+
+
+def _check_tensors(tensors: Mapping[str, np.ndarray], hidden: int, path: Path) -> None:
+    features = len(FEATURES)
+    shapes = {
+        "weight_1": (hidden, features), "bias_1": (hidden,),
+        "weight_2": (hidden, hidden), "bias_2": (hidden,),
+        "weight_3": (NUM_VERBS, hidden), "bias_3": (NUM_VERBS,),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise InputError(f"tensor {name} is missing", path=path)
+        if tensors[name].shape != shape:
+            raise InputError(
+                f"tensor {name} has shape {tensors[name].shape}, expected {shape}", path=path
+            )
+        if not np.isfinite(tensors[name]).all():
+            raise InputError(f"tensor {name} holds numbers that are not finite", path=path)

@@ -1,0 +1,85 @@
+"""What the training loop asks of a recipe: rounds of learning that can be resumed exactly."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_agents.rules import Rule
+from rlkv_envs.scenario import Scenario
+
+#: Seeds of training traces start here for every training seed, far from each other.
+SEED_STRIDE = 1_000_000
+
+
+class Learner(ABC):
+    """One recipe at work on one scenario, started at a rule.
+
+    A round depends on the tensors, the seed and the round's number alone, so that training that is
+    interrupted and resumed gives the same policy as training that is not.
+    """
+
+    #: Rounds after which a run of the default length ends.
+    default_rounds: int
+    #: Logit of the rule's verb in the policy.
+    prior: float
+
+    def __init__(self, scenario: Scenario, rule: Rule, seed: int) -> None:
+        self.scenario = scenario
+        self.rule = rule
+        self.seed = seed
+
+    @abstractmethod
+    def run_round(self, number: int) -> dict[str, float]:
+        """One round of rollouts and updates; metrics under SB3's names, ``time/total_timesteps`` too."""
+
+    @abstractmethod
+    def weights(self) -> Sequence[NDArray[np.float64]]:
+        """The actor as ``AgentPolicy.weights``."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Everything the next round depends on, for a checkpoint."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, NDArray[np.float32]]) -> None:
+        """Go on from ``tensors`` of a learner with the same arguments."""
+
+    def trace_seed(self, number: int, index: int, per_round: int) -> int:
+        """Seed of the ``index``-th training trace of a round."""
+        return SEED_STRIDE * (self.seed + 1) + number * per_round + index
+
+
+def optimizer_tensors(
+    optimizer: object, named: dict[str, NDArray[np.float32]] | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """State of a torch Adam as named arrays, in the order of its parameters."""
+    import torch
+
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    arrays = dict(named or {})
+    for i, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            arrays[f"optimizer.{i}.{key}"] = np.atleast_1d(
+                torch.as_tensor(value).detach().float().numpy()
+            ).copy()
+    return arrays
+
+
+def restore_optimizer(optimizer: object, arrays: dict[str, NDArray[np.float32]]) -> None:
+    """Put back what ``optimizer_tensors`` took."""
+    import torch
+
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    document = optimizer.state_dict()
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, array in arrays.items():
+        if name.startswith("optimizer."):
+            _, i, key = name.split(".")
+            tensor = torch.as_tensor(array.copy())
+            state.setdefault(int(i), {})[key] = tensor[0] if key == "step" else tensor
+    document["state"] = state
+    optimizer.load_state_dict(document)

@@ -1,0 +1,183 @@
+"""`rlkv train`: tune the rules, start at the house rule, learn, keep what validation says is best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_agents.checkpoint import Progress, load_checkpoint, save_checkpoint
+from rlkv_agents.learner import Learner
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.rules import RULES, make_rule
+from rlkv_agents.tune import num_tuning_runs, tune, validation_latency_s, validation_traces
+from rlkv_engine.errors import InputError
+from rlkv_envs.scenario import Scenario
+
+#: The rule that every learner starts at, with the constants that tuning chose.
+START_RULE = "house"
+LEARNED = "learned"
+#: Rounds between two validations.
+VALIDATE_EVERY = 2
+_WEIGHTS = ("weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias_3")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How a policy is trained; two runs with the same config give the same bundle."""
+
+    recipe: str = "forked-ppo"
+    seed: int = 0
+    num_rounds: int | None = None  #: None: the recipe's own
+
+    def __post_init__(self) -> None:
+        """Raises ``InputError`` for an unknown recipe or numbers that cannot be."""
+        if self.recipe not in RECIPES:
+            raise InputError(f"unknown recipe {self.recipe!r}: one of {', '.join(RECIPES)}")
+        if self.seed < 0:
+            raise InputError(f"seed must be 0 or more, got {self.seed}")
+        if self.num_rounds is not None and self.num_rounds < 1:
+            raise InputError(f"rounds must be 1 or more, got {self.num_rounds}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainResult:
+    """A trained policy, what it started at, and how it went."""
+
+    policy: AgentPolicy
+    start: AgentPolicy
+    progress: Progress
+    rules: Sequence[AgentPolicy]  #: every rule with its tuned constants
+
+
+def _forked(*args: Any) -> Learner:
+    from rlkv_agents.forked_learner import ForkedLearner
+
+    return ForkedLearner(*args)
+
+
+def _gae(*args: Any) -> Learner:
+    from rlkv_agents.gae_learner import GaeLearner
+
+    return GaeLearner(*args)
+
+
+RECIPES: dict[str, Callable[..., Learner]] = {"forked-ppo": _forked, "ppo": _gae}
+
+#: Called as work goes on: what is being done, units done, units in all.
+OnProgress = Callable[[str, int, int], None]
+
+
+def tune_all(
+    scenario: Scenario, names: Sequence[str], on_progress: OnProgress
+) -> dict[str, dict[str, Any]]:
+    """Tune rules on the validation traces: name -> constants and validation latency in s/token."""
+    traces = validation_traces(scenario)
+    total = sum(num_tuning_runs(name) for name in names)
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        on_progress("tune", done, total)
+
+    tuned = {}
+    for name in names:
+        choice = tune(scenario, name, traces, count)
+        tuned[name] = {
+            "constants": dict(choice.constants),
+            "validation_s": choice.validation_s,
+            "num_candidates": choice.num_candidates,
+        }
+    return tuned
+
+
+def tuned_policies(tuned: dict[str, dict[str, Any]]) -> list[AgentPolicy]:
+    """The rules that ``tune_all`` chose."""
+    return [AgentPolicy(name, make_rule(name, entry["constants"])) for name, entry in tuned.items()]
+
+
+def train(
+    scenario: Scenario,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_progress: OnProgress = lambda stage, done, total: None,
+) -> TrainResult:
+    """Train a policy for a scenario, with a checkpoint in ``folder`` after every validation.
+
+    Snapshots are judged on paired validation traces by their mean log ratio to the start, plus half
+    a standard error; the start itself is a candidate, so what is kept is never worse there.
+
+    Raises:
+        InputError: nothing to resume, or the folder cannot be written.
+    """
+    settings = {
+        "scenario": scenario.name,
+        "profile": scenario.profile.name,
+        "workload": scenario.workload.name,
+        "rate_per_s": scenario.rate_per_s,
+        "num_sessions": scenario.num_sessions,
+        "recipe": config.recipe,
+        "seed": config.seed,
+    }
+    state: dict[str, NDArray[np.float32]] = {}
+    best: dict[str, NDArray[np.float32]] = {}
+    if resume:
+        progress, state, best = load_checkpoint(folder, settings)
+    else:
+        progress = Progress(settings, tuned=tune_all(scenario, list(RULES), on_progress))
+    rules = tuned_policies(progress.tuned)
+    start = next(policy for policy in rules if policy.name == START_RULE)
+    learner = RECIPES[config.recipe](scenario, start.rule, config.seed)
+    traces = validation_traces(scenario)
+    base = validation_latency_s(scenario, start, traces)
+    if progress.rounds_done:
+        learner.restore(state)
+    else:
+        progress.curve.append(_point(0, 0.0, base, 0.0))
+    num_rounds = config.num_rounds or learner.default_rounds
+    on_progress("train", progress.rounds_done, num_rounds)
+    since = time.process_time()
+    for number in range(progress.rounds_done, num_rounds):
+        metrics = learner.run_round(number)
+        progress.rounds_done = number + 1
+        if progress.rounds_done % VALIDATE_EVERY == 0 or progress.rounds_done == num_rounds:
+            snapshot = learner.weights()
+            policy = AgentPolicy(LEARNED, start.rule, snapshot, learner.prior)
+            latency = validation_latency_s(scenario, policy, traces)
+            ratio = np.log(latency / base)
+            score = float(ratio.mean() + 0.5 * ratio.std() / np.sqrt(len(ratio)))
+            progress.cpu_s += time.process_time() - since
+            since = time.process_time()
+            steps = int(metrics["time/total_timesteps"])
+            progress.curve.append(_point(steps, progress.cpu_s, latency, score))
+            if score < progress.best_score:
+                progress.best_score, progress.best_round = score, progress.rounds_done
+                best = {n: w.astype(np.float32) for n, w in zip(_WEIGHTS, snapshot, strict=True)}
+            save_checkpoint(folder, progress, learner.tensors(), best)
+        on_progress("train", progress.rounds_done, num_rounds)
+    chosen = min(range(len(progress.curve)), key=lambda i: progress.curve[i]["score"])
+    for i, point in enumerate(progress.curve):
+        point["chosen"] = i == chosen
+    weights = [best[name].astype(np.float64) for name in _WEIGHTS] if best else None
+    policy = AgentPolicy(LEARNED, start.rule, weights, learner.prior)
+    return TrainResult(policy, start, progress, rules)
+
+
+def _point(
+    steps: int, cpu_s: float, latency: NDArray[np.float64], score: float
+) -> dict[str, Any]:
+    return {
+        "steps": steps,
+        "cpu_s": cpu_s,
+        "validation_s": float(np.exp(np.log(latency).mean())),
+        "score": score,
+        "chosen": False,
+    }

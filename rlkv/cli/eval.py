@@ -1,0 +1,177 @@
+"""``rlkv eval``: a bundle and the rules on held-out traces; ``--replay`` checks a record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlkv.cli.scenario_options import (
+    AsJson,
+    Concurrent,
+    ProfileName,
+    Rate,
+    ScenarioName,
+    Sessions,
+    TraceFile,
+    WorkloadName,
+    build_scenario,
+    rebuild_scenario,
+    scenario_inputs,
+)
+from rlkv_engine.errors import InputError, RlkvError
+
+if TYPE_CHECKING:
+    from rlkv_agents.policy import AgentPolicy
+    from rlkv_envs.scenario import Scenario
+
+#: Two runs of one record agree when every mean is this close, relatively.
+AGREEMENT = 1e-9
+
+
+class DisagreementError(RlkvError):
+    """A replayed record gave other numbers."""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``eval``."""
+    app.command("eval")(eval_command)
+
+
+def eval_command(
+    bundle: Annotated[
+        Path | None, typer.Option(help="A trained bundle; without one the rules alone.")
+    ] = None,
+    scenario: ScenarioName = None,
+    profile: ProfileName = None,
+    workload: WorkloadName = None,
+    trace: TraceFile = None,
+    rate: Rate = None,
+    concurrent: Concurrent = None,
+    sessions: Sessions = None,
+    seeds: Annotated[int, typer.Option(help="Paired held-out traces.")] = 16,
+    tune: Annotated[
+        bool, typer.Option(help="Tune the rules for this scenario first (about half a minute).")
+    ] = True,
+    replay: Annotated[
+        Path | None, typer.Option(help="Run a record again and say whether it agrees.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write record and report to this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate policies on the held-out sessions of a scenario or of anybody's trace."""
+    if replay is not None:
+        _replay(replay, as_json)
+        return
+    built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
+    policies, learned = _policies(built, bundle, tune)
+    record = _evaluate(built, policies, learned, list(range(seeds)))
+    record["inputs"] = scenario_inputs(built, trace)
+    if bundle is not None:
+        record["bundle"] = str(bundle)
+    if out is not None:
+        from rlkv.report.write import write_report
+
+        write_report(record, out)
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    from rich.console import Console
+
+    from rlkv.tables import policies_table
+
+    Console().print(policies_table(record))
+
+
+def _policies(
+    scenario: Scenario, bundle: Path | None, tune: bool
+) -> tuple[list[AgentPolicy], str | None]:
+    from rlkv.cli.progress import progress_bars
+    from rlkv_agents.bundle import load_bundle
+    from rlkv_agents.policy import AgentPolicy
+    from rlkv_agents.rules import RULES, make_rule
+    from rlkv_agents.train import tune_all, tuned_policies
+
+    loaded = None if bundle is None else load_bundle(bundle).policy
+    if tune:
+        with progress_bars() as on_progress:
+            policies = tuned_policies(tune_all(scenario, list(RULES), on_progress))
+    else:
+        policies = [AgentPolicy(name, make_rule(name)) for name in RULES]
+    if loaded is None:
+        return policies, None
+    return [*policies, loaded], loaded.name
+
+
+def _evaluate(
+    scenario: Scenario, policies: list[AgentPolicy], learned: str | None, seeds: list[int]
+) -> dict[str, Any]:
+    from rlkv.cli.progress import progress_bars
+    from rlkv.experiment import evaluation_record
+
+    done = 0
+    with progress_bars() as on_progress:
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            on_progress("eval", done, len(seeds) * len(policies))
+
+        return evaluation_record(scenario, policies, learned=learned, seeds=seeds, on_run=count)
+
+
+def _replay(path: Path, as_json: bool) -> None:
+    from rlkv.report.record import read_record, record_path
+    from rlkv.report.schema import scenarios
+
+    record = read_record(path)
+    folder = record_path(path).parent
+    rows = [row for part in scenarios(record) for row in _replay_one(dict(part), folder)]
+    agrees = all(row["agrees"] for row in rows)
+    if as_json:
+        typer.echo(json.dumps({"record": str(path), "agrees": agrees, "policies": rows}))
+    else:
+        for row in rows:
+            word = "agrees" if row["agrees"] else "DIFFERS"
+            typer.echo(
+                f"{row['scenario']:<24} {row['policy']:<20} recorded {row['recorded_s'] * 1e3:.4f}"
+                f"  replayed {row['replayed_s'] * 1e3:.4f} ms/token  {word}"
+            )
+        typer.echo(f"the record {'agrees' if agrees else 'does not agree'}")
+    if not agrees:
+        raise DisagreementError(f"{path}: the replayed numbers differ from the recorded ones")
+
+
+def _replay_one(part: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    from rlkv_agents.bundle import load_bundle
+    from rlkv_agents.policy import AgentPolicy
+    from rlkv_agents.rules import make_rule
+
+    if "inputs" not in part:
+        raise InputError("the record does not say what to replay (no inputs)", path=folder)
+    scenario = rebuild_scenario(part["inputs"])
+    policies = []
+    for name, entry in part["policies"].items():
+        rule = make_rule(entry["rule"], entry["constants"])
+        if name == part.get("learned"):
+            learned = load_bundle(folder / part["bundle"]).policy
+            policies.append(AgentPolicy(name, rule, learned.weights, learned.prior))
+        else:
+            policies.append(AgentPolicy(name, rule))
+    again = _evaluate(scenario, policies, part.get("learned"), part["seeds"])
+    rows = []
+    for name, entry in part["policies"].items():
+        recorded = entry["normalized_latency_s"]["mean"]
+        replayed = again["policies"][name]["normalized_latency_s"]["mean"]
+        rows.append(
+            {
+                "scenario": part["scenario"],
+                "policy": name,
+                "recorded_s": recorded,
+                "replayed_s": replayed,
+                "agrees": abs(recorded - replayed) <= AGREEMENT * abs(recorded),
+            }
+        )
+    return rows

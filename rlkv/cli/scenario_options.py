@@ -1,0 +1,146 @@
+"""Options that choose a scenario, shared by train, tune and eval."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlkv_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from rlkv_envs.scenario import Scenario
+    from rlkv_envs.workloads import Workload
+
+ScenarioName = Annotated[
+    str | None, typer.Option("--scenario", help="A named scenario (rlkv workloads list).")
+]
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", help="A shipped profile's name, or a TOML file.")
+]
+WorkloadName = Annotated[str | None, typer.Option("--workload", help="A workload's name.")]
+TraceFile = Annotated[
+    Path | None, typer.Option("--trace", help="Replay the sessions of this trace instead.")
+]
+Rate = Annotated[float | None, typer.Option("--rate", help="Arrivals, sessions per second.")]
+Concurrent = Annotated[
+    int | None, typer.Option("--concurrent", help="Closed loop: so many sessions at a time.")
+]
+Sessions = Annotated[int | None, typer.Option("--sessions", help="Sessions in a trace.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+DEFAULT_SCENARIO = "crossover-slow"
+#: Defaults of replayed traces: sessions in an evaluation, and the load as a share of what a first
+#: guess says the device pool holds (mean context times sessions that overlap).
+_TRACE_SESSIONS = 400
+_TRACE_PROFILE = "llama3-8b-h100"
+
+
+def build_scenario(
+    name: str | None,
+    profile: str | None,
+    workload: str | None,
+    trace: Path | None,
+    rate_per_s: float | None,
+    num_concurrent: int | None,
+    num_sessions: int | None,
+) -> Scenario:
+    """The scenario that a command line asks for.
+
+    Raises:
+        InputError: options that contradict each other, or a value that cannot be.
+    """
+    from rlkv_engine.profile import load_profile
+    from rlkv_envs.scenario import Scenario, closed_loop, load_scenario
+    from rlkv_envs.workloads import make_workload
+
+    if trace is not None and (workload is not None or name is not None):
+        raise InputError("--trace replaces --workload and --scenario: give one of them")
+    if rate_per_s is not None and num_concurrent is not None:
+        raise InputError("--rate and --concurrent exclude each other")
+    if trace is not None:
+        machine = load_profile(profile or _TRACE_PROFILE)
+        replayed = _replayed(trace, machine.device_tokens)
+        rate = rate_per_s or _fitting_rate(replayed, machine.device_tokens)
+        scenario = Scenario(f"trace:{trace.name}", machine, replayed, rate, _TRACE_SESSIONS)
+    else:
+        scenario = load_scenario(name or DEFAULT_SCENARIO)
+        if profile is not None:
+            scenario = replace(scenario, profile=load_profile(profile))
+        if workload is not None:
+            scenario = replace(scenario, workload=make_workload(workload))
+        if profile is not None or workload is not None:
+            rate = _fitting_rate(scenario.workload, scenario.profile.device_tokens)
+            label = f"{scenario.workload.name}@{scenario.profile.name}"
+            scenario = replace(scenario, name=label).at_rate(rate_per_s or rate)
+        elif rate_per_s is not None:
+            scenario = scenario.at_rate(rate_per_s)
+    if num_sessions is not None:
+        scenario = scenario.with_sessions(num_sessions)
+    if num_concurrent is not None:
+        scenario = closed_loop(scenario, num_concurrent)
+    return scenario
+
+
+def scenario_inputs(scenario: Scenario, trace: Path | None) -> dict[str, object]:
+    """What ``rebuild_scenario`` needs, as JSON values of a record."""
+    from rlkv_envs.workloads.arrivals import ClosedLoop
+
+    arrivals = scenario.arrivals
+    return {
+        "name": scenario.name,
+        "profile": scenario.profile.name,
+        "workload": scenario.workload.name,
+        "trace": None if trace is None else str(trace),
+        "rate_per_s": scenario.rate_per_s,
+        "num_concurrent": arrivals.num_concurrent if isinstance(arrivals, ClosedLoop) else None,
+        "num_sessions": scenario.num_sessions,
+    }
+
+
+def rebuild_scenario(inputs: dict[str, object]) -> Scenario:
+    """The scenario of a record.
+
+    Raises:
+        InputError: something it names is not there any more.
+    """
+    trace = inputs.get("trace")
+    by_trace = isinstance(trace, str)
+    built = build_scenario(
+        None,
+        str(inputs["profile"]),
+        None if by_trace else str(inputs["workload"]),
+        Path(str(trace)) if by_trace else None,
+        float(str(inputs["rate_per_s"])),
+        None,
+        int(str(inputs["num_sessions"])),
+    )
+    concurrent = inputs.get("num_concurrent")
+    if concurrent is not None:
+        from rlkv_envs.scenario import closed_loop
+
+        built = closed_loop(built, int(str(concurrent)))
+    return replace(built, name=str(inputs["name"]))
+
+
+def _replayed(path: Path, device_tokens: int) -> Workload:
+    from rlkv_envs.traces import read_trace
+    from rlkv_envs.workloads import TraceWorkload
+
+    # Contexts are rescaled to what the device can serve, never filtered.
+    return TraceWorkload(read_trace(path), max_context_tokens=min(device_tokens // 8, 32768))
+
+
+def _fitting_rate(workload: Workload, device_tokens: int) -> float:
+    """Arrivals at which the sessions that overlap hold about 1.5 times the device pool.
+
+    Little's law over pauses alone: sessions in the system = rate * mean pause time of a session.
+    """
+    import numpy as np
+
+    bodies = workload.bodies(np.random.default_rng(0), "train", 200)
+    paused_s = max(float(bodies.total_pause_s.mean()), 1.0)
+    context = float((bodies.input_tokens + bodies.output_tokens).mean())
+    return 1.5 * device_tokens / (context * paused_s)

@@ -1,0 +1,243 @@
+"""``rlkv train`` and ``rlkv tune``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlkv.cli.scenario_options import (
+    AsJson,
+    Concurrent,
+    ProfileName,
+    Rate,
+    ScenarioName,
+    Sessions,
+    TraceFile,
+    WorkloadName,
+    build_scenario,
+    scenario_inputs,
+)
+
+if TYPE_CHECKING:
+    from rlkv_agents.train import OnProgress, TrainResult
+    from rlkv_envs.scenario import Scenario
+
+DEFAULT_OUT = Path("runs/default")
+#: The scenario that a default run is judged on too: where the rules are hard to beat.
+SECOND_SCENARIO = "coding"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``train`` and ``tune``."""
+    app.command("train")(train_command)
+    app.command("tune")(tune_command)
+
+
+def train_command(
+    scenario: ScenarioName = None,
+    profile: ProfileName = None,
+    workload: WorkloadName = None,
+    trace: TraceFile = None,
+    rate: Rate = None,
+    concurrent: Concurrent = None,
+    sessions: Sessions = None,
+    recipe: Annotated[
+        str, typer.Option(help="forked-ppo, or ppo (MaskablePPO with generalized advantages).")
+    ] = "forked-ppo",
+    seed: Annotated[int, typer.Option(help="Of everything random in training.")] = 0,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of learning.")] = None,
+    seeds: Annotated[int, typer.Option(help="Paired held-out traces in the evaluation.")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder of bundle, record and report.")] = DEFAULT_OUT,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a policy, compare it with every rule on held-out traces, and write a report."""
+    import torch
+
+    from rlkv_agents.train import TrainConfig, train
+
+    torch.set_num_threads(1)
+    since = time.monotonic()
+    config = TrainConfig(recipe=recipe, seed=seed, num_rounds=rounds)
+    built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
+    _check_writable(out)
+    from rlkv.cli.progress import progress_bars
+
+    try:
+        with progress_bars() as on_progress:
+            result = train(
+                built, config, out / "checkpoint", resume=resume, on_progress=on_progress
+            )
+            record = _judge(built, result, range(seeds), on_progress)
+            if scenario is None and profile is None and workload is None and trace is None:
+                record["also"] = [_judge_elsewhere(result, range(seeds), on_progress)]
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; what was learnt is in {out / 'checkpoint'}: go on with --resume")
+        raise
+    record["wall_s"] = time.monotonic() - since
+    record["inputs"] = scenario_inputs(built, trace)
+    record["bundle"] = "bundle"
+    _write(out, result, record, built)
+    _print(record, out, as_json)
+
+
+def tune_command(
+    scenario: ScenarioName = None,
+    profile: ProfileName = None,
+    workload: WorkloadName = None,
+    trace: TraceFile = None,
+    rate: Rate = None,
+    concurrent: Concurrent = None,
+    sessions: Sessions = None,
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help="Only this rule; may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write what was chosen to this JSON file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tune the constants of the rules for a scenario, on the traces that choose snapshots too."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlkv.cli.progress import progress_bars
+    from rlkv_agents.rules import RULES, make_rule
+    from rlkv_agents.train import tune_all
+
+    built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
+    names = [make_rule(name).name for name in rule] if rule else list(RULES)
+    with progress_bars() as on_progress:
+        tuned = tune_all(built, names, on_progress)
+    document = {"scenario": built.name, "profile": built.profile.name, "rules": tuned}
+    if out is not None:
+        from rlkv_envs.traces.whole_file import whole_file
+
+        with whole_file(out) as file:
+            file.write((json.dumps(document, indent=2) + "\n").encode())
+    if as_json:
+        typer.echo(json.dumps(document))
+        return
+    table = Table("rule", "constants", "ms/token", "tried", box=None)
+    for name, entry in sorted(tuned.items(), key=lambda item: item[1]["validation_s"]):
+        constants = ", ".join(f"{k}={v:g}" for k, v in entry["constants"].items()) or "-"
+        latency = f"{entry['validation_s'] * 1e3:.2f}"
+        table.add_row(name, constants, latency, str(entry["num_candidates"]))
+    Console().print(table)
+
+
+def _judge(
+    scenario: Scenario, result: TrainResult, seeds: range, on_progress: OnProgress
+) -> dict[str, Any]:
+    from rlkv.experiment import evaluation_record, picture_data
+    from rlkv_agents.load_sweep import num_load_sweep_runs
+
+    policies = [*result.rules, result.policy]
+    count = _counter(on_progress, "eval", len(seeds) * len(policies))
+    record = evaluation_record(
+        scenario, policies, learned=result.policy.name, seeds=list(seeds), on_run=count
+    )
+    if scenario.arrivals is None:
+        sweep = num_load_sweep_runs(len(policies), num_seeds=min(len(seeds), 4))
+        record |= picture_data(
+            scenario, policies, record, _counter(on_progress, "sweep", sweep)
+        )
+    record["learning_curve"] = result.progress.curve
+    record["validation_rules_s"] = {
+        name: entry["validation_s"] for name, entry in result.progress.tuned.items()
+    }
+    return record
+
+
+def _judge_elsewhere(
+    result: TrainResult, seeds: range, on_progress: OnProgress
+) -> dict[str, Any]:
+    """The same bundle where it was not trained, against rules tuned there."""
+    from rlkv.experiment import evaluation_record
+    from rlkv_agents.policy import AgentPolicy
+    from rlkv_agents.rules import RULES
+    from rlkv_agents.train import START_RULE, tune_all, tuned_policies
+    from rlkv_envs.scenario import load_scenario
+
+    scenario = load_scenario(SECOND_SCENARIO)
+    rules = tuned_policies(tune_all(scenario, list(RULES), on_progress))
+    start = next(rule for rule in rules if rule.name == START_RULE)
+    # The rule underneath is tuned for this machine; what was learnt is carried over as it is.
+    carried = AgentPolicy(
+        result.policy.name, start.rule, result.policy.weights, result.policy.prior
+    )
+    count = _counter(on_progress, "eval elsewhere", len(seeds) * (len(rules) + 1))
+    record = evaluation_record(
+        scenario, [*rules, carried], learned=carried.name, seeds=list(seeds), on_run=count
+    )
+    return record | {"inputs": scenario_inputs(scenario, None), "bundle": "bundle"}
+
+
+def _counter(on_progress: OnProgress, stage: str, total: int) -> Any:
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        on_progress(stage, done, total)
+
+    return count
+
+
+def _check_writable(folder: Path) -> None:
+    from rlkv_engine.errors import InputError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write there: {error.strerror}", path=folder) from error
+
+
+def _write(out: Path, result: TrainResult, record: dict[str, Any], scenario: Scenario) -> None:
+    from rlkv.report.write import write_report
+    from rlkv_agents.bundle import save_bundle
+
+    learned = record["policies"][result.policy.name]
+    save_bundle(
+        out / "bundle",
+        result.policy,
+        {
+            "trained_on": result.progress.settings,
+            "profile_range": {
+                "host_over_device": scenario.profile.num_host_blocks
+                / scenario.profile.num_device_blocks,
+                "link_bytes_per_s": scenario.profile.swap_out_bytes_per_s,
+                "mean_pause_s": scenario.table.mean_pause_s,
+            },
+            "recipe": result.progress.settings["recipe"],
+            "seed": result.progress.settings["seed"],
+            "results": {
+                "normalized_latency_s": learned["normalized_latency_s"],
+                "ratio_to_best_rule": learned["ratio_to_best_rule"],
+                "best_rule": record["best_rule"],
+                "seeds": record["seeds"],
+            },
+        },
+    )
+    write_report(record, out)
+
+
+def _print(record: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    from rich.console import Console
+
+    from rlkv.tables import policies_table
+
+    console = Console()
+    for part in (record, *record.get("also", [])):
+        console.print(policies_table(part))
+    console.print(f"bundle, record and report: {out}")
