@@ -35,14 +35,12 @@ def command() -> str:
     return shlex.join(["rlkv", *sys.argv[1:]])
 
 
-def machine() -> dict[str, object]:
+def machine() -> str:
     """What this ran on, in words."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
+    return (
+        f"{os.cpu_count()} cores, {_cpu_model()}, {platform.system()},"
+        f" Python {platform.python_version()}"
+    )
 
 
 def _cpu_model() -> str:

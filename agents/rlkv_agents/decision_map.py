@@ -15,6 +15,9 @@ from rlkv_engine.estimates import GRID_S, PauseTable
 from rlkv_engine.observe import FEATURES
 from rlkv_envs.scenario import Scenario
 
+#: A decision point, as ``state`` names them.
+Point = int | np.integer[Any]
+
 NUM_REMAINING, NUM_CONTEXTS = 48, 32
 #: Decisions that were really met, shown as points in the map.
 MAX_MET = 300
@@ -30,7 +33,7 @@ _CONTEXT = [feature.name for feature in FEATURES].index("context")
 
 
 def decision_map(
-    scenario: Scenario, policy: AgentPolicy, point: int, seeds: Sequence[int] = SEEDS
+    scenario: Scenario, policy: AgentPolicy, point: Point, seeds: Sequence[int] = SEEDS
 ) -> dict[str, Any] | None:
     """The greedy verb of a policy at one kind of decision point, over a grid.
 
@@ -86,12 +89,12 @@ def greedy_verbs(
     x = observations.astype(np.float64)
     rule = x[:, -3:]  # [n, 3], one-hot
     if policy.weights is None:
-        return np.argmax(rule, axis=1)
+        return np.asarray(np.argmax(rule, axis=1), np.int64)
     weight_1, bias_1, weight_2, bias_2, weight_3, bias_3 = policy.weights
     hidden = np.tanh(np.tanh(x @ weight_1.T + bias_1) @ weight_2.T + bias_2)  # [n, hidden]
     logits = hidden @ weight_3.T + bias_3 + policy.prior * rule  # [n, 3]
     logits[~swap_legal, int(S.SWAP)] = -np.inf
-    return np.argmax(logits, axis=1)
+    return np.asarray(np.argmax(logits, axis=1), np.int64)
 
 
 def _engine(scenario: Scenario, policy: AgentPolicy, seed: int) -> Engine:
@@ -112,7 +115,7 @@ def _engine(scenario: Scenario, policy: AgentPolicy, seed: int) -> Engine:
     )
 
 
-def _decisions(engine: Engine, point: int) -> Iterator[Decision]:
+def _decisions(engine: Engine, point: Point) -> Iterator[Decision]:
     # Stops at each decision of a kind; the rule answers all of them.
     count = 0
     while count < MAX_DECISIONS and (decision := engine.next_decision()) is not None:

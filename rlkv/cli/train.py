@@ -142,7 +142,7 @@ def _judge(
         scenario, policies, learned=result.policy.name, seeds=list(seeds), on_run=count
     )
     if scenario.arrivals is None:
-        sweep = num_load_sweep_runs(len(policies), num_seeds=min(len(seeds), 4))
+        sweep = num_load_sweep_runs(policies, seeds=list(seeds)[:4])
         record |= picture_data(
             scenario, policies, record, _counter(on_progress, "sweep", sweep)
         )

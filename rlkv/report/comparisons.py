@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlkv.report.findings import about_gaps, about_policies, about_regret, ms
 from rlkv.report.palette import (
@@ -66,8 +66,10 @@ def draw_policies(record: Record) -> Figure | None:
             "sees the future", (0.995, len(competitors(record)) - 0.5), (0, -3), ha="right",
             xycoords=("axes fraction", "data"), textcoords="offset points", va="top", fontsize=8.5,
         )  # fmt: skip
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlabel("mean normalized latency (ms/token), 95 % interval; ratio to the best rule")
+    for points, heading in ((34, "ms/token"), (78, "/ best")):
+        _beside(axes, -1, points, heading, {"color": "#6d747e"})
+    axes.set_ylim(len(names) - 0.4, -1.4)
+    axes.set_xlabel("mean normalized latency (ms/token) with its 95 % interval")
     return figure
 
 
@@ -84,7 +86,9 @@ def draw_gaps(record: Record) -> Figure | None:
     gaps = sorted(gaps, key=_gap_order)
     figure = make_figure(1.5 + 0.5 * len(gaps), about_gaps(record))
     panels = add_axes(figure, 1, 2, sharey=True)[0]
-    for axes, field, title in zip(panels, ("mean", "p99"), ("mean", "99th percentile"), strict=True):
+    for axes, field, title in zip(
+        panels, ("mean", "p99"), ("mean", "99th percentile"), strict=True
+    ):
         plain_log_ticks(axes, "x")
         for name, by_gap in shown.items():
             color = color_of(record, name)
@@ -142,7 +146,7 @@ def draw_regret(record: Record) -> Figure | None:
     return figure
 
 
-def _beside(axes: Axes, row: int, points: float, text: str, style: Mapping[str, str]) -> None:
+def _beside(axes: Axes, row: int, points: float, text: str, style: Mapping[str, Any]) -> None:
     # Text right of the axes that ends so many points from them.
     axes.annotate(
         text, (1.0, row), (points, 0), xycoords=("axes fraction", "data"), ha="right",

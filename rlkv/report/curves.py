@@ -19,7 +19,7 @@ from rlkv.report.palette import (
     make_figure,
     plain_log_ticks,
 )
-from rlkv.report.schema import Record, bounds, learned_name
+from rlkv.report.schema import Record, best_rule_name, bounds, learned_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,10 +47,11 @@ def draw_load(record: Record) -> Figure | None:
     limit_s = sweep.get("limit_s")
     if limit_s is not None:
         axes.axhline(limit_s * 1000.0, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
-        text = f"limit: 2x the latency of an empty engine, {ms(limit_s)} ms/token"
+        text = f"2x an empty engine: {ms(limit_s)} ms/token"
         axes.annotate(
             text, (0.992, limit_s * 1000.0), (0, -3), xycoords=("axes fraction", "data"),
-            textcoords="offset points", fontsize=8.5, ha="right", va="top",
+            textcoords="offset points", fontsize=8.5, ha="right", va="top", zorder=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85},
         )  # fmt: skip
         for name, rate in sweep.get("sustainable_rate_per_s", {}).items():
             if rate is not None and name in sweep["policies"]:
@@ -119,9 +120,14 @@ def draw_learning_curve(record: Record) -> Figure | None:
 
 def draw_timeline(record: Record) -> Figure | None:
     """What the device pool holds over time under each policy, and how full the host pool is."""
-    timelines = {
-        name: timeline for name, timeline in record.get("timeline", {}).items() if timeline["t_s"]
-    }
+    known = {name: drawn for name, drawn in record.get("timeline", {}).items() if drawn["t_s"]}
+    # The best rule first, the learned policy below it.
+    timelines = dict(
+        sorted(
+            known.items(),
+            key=lambda item: (item[0] != best_rule_name(record), item[0] != learned_name(record)),
+        )
+    )
     if not timelines:
         return None
     figure = make_figure(1.2 + 1.9 * len(timelines), about_timeline(record))

@@ -47,9 +47,9 @@ def seconds(value: float) -> str:
 
 def times(ratio: Ratio) -> str:
     """A ratio with its interval: 0.86x [0.84, 0.88]."""
-    if "ci95" not in ratio:
+    low, high = ratio.get("ci95", (ratio["ratio"], ratio["ratio"]))
+    if low == high:
         return f"{ratio['ratio']:.2f}x"
-    low, high = ratio["ci95"]
     # Three decimals where two would hide on which side of 1 the interval ends.
     places = 3 if "1.00" in (f"{low:.2f}", f"{high:.2f}") else 2
     return f"{ratio['ratio']:.{places}f}x [{low:.{places}f}, {high:.{places}f}]"
@@ -77,6 +77,27 @@ def verdict(record: Record) -> str:
     if low > 1.0:
         return f"{learned} is worse than the best rule ({best}): {times(ratio)}"
     return f"{learned} is not better than the best rule ({best}): {times(ratio)}"
+
+
+def overall(record: Record) -> str:
+    """On how many scenarios the learned policy is better, worse or neither; one: the verdict."""
+    records = scenarios(record)
+    if len(records) == 1:
+        return verdict(record)
+    better = worse = compared = 0
+    for one in records:
+        learned = learned_name(one)
+        ratio = ratio_to_best_rule(one, learned) if learned else None
+        if ratio is not None and "ci95" in ratio:
+            compared += 1
+            better += ratio["ci95"][1] < 1.0
+            worse += ratio["ci95"][0] > 1.0
+    if not compared:
+        return f"{len(records)} scenarios, none with an interval for a learned policy"
+    return (
+        f"Against the best rule of each of {compared} scenarios, the learned policy is better on"
+        f" {better}, worse on {worse} and neither on {compared - better - worse}"
+    )
 
 
 def about_policies(record: Record) -> str:
@@ -150,15 +171,19 @@ def about_gaps(record: Record) -> str:
 def about_maps(record: Record) -> str:
     """On how much of each map, and of the decisions met, the learned policy leaves the rule."""
     learned, best = learned_name(record), best_rule_name(record)
-    said = []
+    said, alone = [], []
     for point, maps in record.get("decision_maps", {}).items():
         ours, theirs = maps.get(learned or ""), maps.get(best or "")
+        where = f"the map where {REQUESTERS.get(point, point)} needs memory"
         if ours and theirs and _grid(ours) == _grid(theirs):
-            requester = REQUESTERS.get(point, point)
-            said.append(f"{differing(ours, theirs):.0%} of the map where {requester} needs memory")
-    if not said:
-        return "Verbs by expected remaining pause and context"
-    return f"{learned} answers differently from {best} on {', '.join(said)}"
+            said.append(f"{differing(ours, theirs):.0%} of {where}")
+        elif ours:
+            alone.append(f"{_preserved(ours):.0%} of {where}")
+    if said:
+        return f"{learned} answers differently from {best} on {', '.join(said)}"
+    if alone:
+        return f"{learned} preserves on {', '.join(alone)}"
+    return "Verbs by expected remaining pause and context"
 
 
 def about_timeline(record: Record) -> str:
@@ -183,7 +208,7 @@ def about_regret(record: Record, table: Mapping[str, Any]) -> str:
         if name != learned and not row["sees_future"] and row["num_scenarios"] == count
     ]
     said = []
-    if learned in policies:
+    if learned is not None and learned in policies:
         row = policies[learned]
         where = "" if row["num_scenarios"] == count else f" (on {row['num_scenarios']})"
         said.append(f"{learned}{where} {row['max']:.2f}x at worst")
@@ -212,6 +237,11 @@ def differing(ours: DecisionMap, theirs: DecisionMap) -> float:
 
 def _grid(drawn: DecisionMap) -> tuple[list[float], list[float]]:
     return drawn["remaining_s"], drawn["context_ratio"]
+
+
+def _preserved(drawn: DecisionMap) -> float:
+    verbs = [verb for row in drawn["verb"] for verb in row]
+    return verbs.count(0) / max(len(verbs), 1)
 
 
 def _known_rules(record: Record) -> dict[str, float]:

@@ -15,7 +15,7 @@ from rlkv.report.palette import (
     make_figure,
     plain_log_ticks,
 )
-from rlkv.report.schema import Record
+from rlkv.report.schema import Record, best_rule_name, learned_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,11 @@ def draw_decision_map(record: Record) -> Figure | None:
     """A row of maps for each kind of decision point, a column for each policy."""
     maps = record.get("decision_maps", {})
     points = [point for point, by_policy in maps.items() if any(by_policy.values())]
-    names = list(dict.fromkeys(name for point in points for name in maps[point]))
+    # The best rule first, the learned policy beside it.
+    names = sorted(
+        dict.fromkeys(name for point in points for name in maps[point]),
+        key=lambda name: (name != best_rule_name(record), name != learned_name(record)),
+    )
     if not points:
         return None
     figure = make_figure(1.3 + 2.75 * len(points), about_maps(record))

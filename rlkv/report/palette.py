@@ -7,7 +7,7 @@ import textwrap
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from rlkv.report.schema import Record, best_rule_name, learned_name
+from rlkv.report.schema import Record, best_rule_name, bounds, learned_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ POOL = (
 WIDTH_IN, DPI = 9.2, 160
 _TITLE_COLUMNS = 88
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.edgecolor": "#8b929c",
     "axes.labelcolor": INK,
@@ -56,9 +56,10 @@ def look() -> AbstractContextManager[None]:
 def make_figure(height_in: float, title: str) -> Figure:
     """An empty figure of the report's width whose title says the finding."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout=layout)
     wrapped = textwrap.fill(title, _TITLE_COLUMNS, break_on_hyphens=False)
     figure.suptitle(wrapped, x=0.012, ha="left", fontsize=11.5, fontweight="bold")
     return figure
@@ -82,7 +83,7 @@ def color_of(record: Record, name: str) -> str:
         return LEARNED
     if name == best_rule_name(record):
         return BEST
-    return BOUND if record["policies"].get(name, {}).get("sees_future", False) else RULE
+    return BOUND if name in bounds(record) else RULE
 
 
 def line_style(record: Record, name: str) -> dict[str, Any]:
@@ -105,7 +106,9 @@ def plain_log_ticks(axes: Axes, which: str, subs: tuple[float, ...] = (1, 2, 5))
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:.0e}"))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:.0e}")
+    )
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 

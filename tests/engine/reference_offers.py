@@ -105,6 +105,7 @@ class Offers:
                 continue
             if not self._lacks(requester, need):
                 return
+            # The page says RESUME; with requeue_to_tail a NEW head could wait for good otherwise.
             if kind is not Kind.DECODE and self.can_go_on():
                 return
             self.preempt(victim)

@@ -1,4 +1,4 @@
-"""docs/scheduler.md in plain Python, written from that page alone; this file is section 2.
+"""docs/scheduler.md in plain Python, written from that page; this file is section 2.
 
 Slow on purpose: every sum is taken anew, every order is sorted anew. Where the page leaves a
 choice, a comment "Ambiguous" says what was chosen. Section 7 is left out.
@@ -154,7 +154,8 @@ class ReferenceScheduler:
 
     def _grow(self) -> None:
         self._grow_once()
-        # The page would let everything wait here for good: all that run are stalled.
+        # Not on the page, where all could wait for good: stalled sessions in every seat, and
+        # the blocks with older ones in the queue. The youngest leaves its seat and its blocks.
         while self.offers.stalled and not self.offers.can_go_on():
             self.offers.preempt(self._running()[-1])
             self._grow_once()
