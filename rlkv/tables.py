@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from rlkv.report.findings import times, verdict
+from rlkv.report.findings import ms, times, verdict
 from rlkv.report.schema import (
     Record,
     best_rule_name,
@@ -13,7 +13,7 @@ from rlkv.report.schema import (
     ratio_to_best_rule,
     scenarios,
 )
-from rlkv.report.sections import NONE, Rows, mean_with_interval, policy_rows
+from rlkv.report.sections import NONE, Rows, policy_rows
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -63,11 +63,17 @@ def _policies(record: Record, width: int) -> Table:
 
 def compare_table(records: Sequence[tuple[str, Record]]) -> Table:
     """The learned policy against the best rule, a row for each scenario of each named record."""
-    head = ["run", "scenario", "traces", "learned", "best rule", "", "ratio"]
-    caption = "ms/token with the 95 % interval of the mean; ratio on the same traces"
+    head = ["run", "scenario", "traces", "learned", "rule", "best rule", "ratio"]
+    caption = (
+        "mean normalized latency in ms/token, learned and best rule; their ratio on the same traces"
+        " with its 95 % interval"
+    )
     table = _table("", caption, head)
+    table.padding = (0, 1, 0, 0)
     for column in (0, 1, 5):
         table.columns[column].justify = "left"
+        table.columns[column].no_wrap = False
+        table.columns[column].overflow = "fold"
     for run, record in records:
         for one in scenarios(record):
             learned, best = learned_name(one), best_rule_name(one)
@@ -76,14 +82,18 @@ def compare_table(records: Sequence[tuple[str, Record]]) -> Table:
                 run,
                 one["scenario"],
                 str(len(one["seeds"])) if "seeds" in one else NONE,
-                mean_with_interval(one["policies"][learned]) if learned else NONE,
-                mean_with_interval(one["policies"][best]) if best else NONE,
-                best or "",
+                _mean(one, learned),
+                _mean(one, best),
+                best or NONE,
                 times(ratio) if ratio else NONE,
             ]
             table.add_row(*(_text(cell, "") for cell in cells))
         table.add_section()
     return table
+
+
+def _mean(record: Record, name: str | None) -> str:
+    return ms(record["policies"][name]["normalized_latency_s"]["mean"]) if name else NONE
 
 
 def _fitting(rows: Rows, width: int) -> list[int]:

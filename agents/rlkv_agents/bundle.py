@@ -1,7 +1,8 @@
 """A bundle: a trained policy as a folder of safetensors weights and JSON metadata.
 
 Readable without torch, never a pickle. ``weights.safetensors`` holds ``weight_1, bias_1, weight_2,
-bias_2, weight_3, bias_3``; ``bundle.json`` says what the numbers mean, and the SHA-256 of the weights.
+bias_2, weight_3, bias_3`` and the range of observations they were trained on, ``range_low`` and
+``range_high``; ``bundle.json`` says what the numbers mean, and the SHA-256 of the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from rlkv_agents.policy import NUM_VERBS, AgentPolicy
+from rlkv_agents.policy import NUM_VERBS, AgentPolicy, from_tensors, to_tensors
 from rlkv_agents.rules import make_rule
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import FEATURES
@@ -29,7 +30,6 @@ WEIGHTS_FILE = "weights.safetensors"
 METADATA_FILE = "bundle.json"
 #: A bundle is a few kilobytes; anything larger than this is not one.
 MAX_BYTES = 16 * 2**20
-_NAMES = ("weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias_3")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,11 +51,7 @@ def save_bundle(folder: Path, policy: AgentPolicy, metadata: Mapping[str, Any]) 
     Raises:
         InputError: the folder cannot be written.
     """
-    weights = policy.weights if policy.weights is not None else _rule_weights()
-    tensors = {
-        name: np.ascontiguousarray(array, np.float32)
-        for name, array in zip(_NAMES, weights, strict=True)
-    }
+    tensors = to_tensors(policy)
     payload = save(tensors)
     document = {
         "format_version": FORMAT_VERSION,
@@ -101,21 +97,13 @@ def load_bundle(folder: Path | str) -> Bundle:
         raise InputError(f"not a safetensors file: {error}", path=weights_path) from error
     _check_tensors(tensors, int(document["hidden"]), weights_path)
     rule = document["rule"]
-    policy = AgentPolicy(
-        name=str(document["name"]),
-        rule=make_rule(rule["name"], rule["constants"]),
-        weights=[tensors[name].astype(np.float64) for name in _NAMES],
-        prior=float(document["prior"]),
+    policy = from_tensors(
+        str(document["name"]),
+        make_rule(rule["name"], rule["constants"]),
+        float(document["prior"]),
+        tensors,
     )
     return Bundle(policy, document)
-
-
-def _rule_weights() -> list[np.ndarray]:
-    # One hidden unit that says nothing: with a prior of 1 the rule's verb always wins.
-    return [
-        np.zeros((1, len(FEATURES))), np.zeros(1), np.zeros((1, 1)), np.zeros(1),
-        np.zeros((NUM_VERBS, 1)), np.zeros(NUM_VERBS),
-    ]  # fmt: skip
 
 
 def _constants(policy: AgentPolicy) -> dict[str, float]:
@@ -190,6 +178,7 @@ def _check_tensors(tensors: Mapping[str, np.ndarray], hidden: int, path: Path) -
         "weight_1": (hidden, features), "bias_1": (hidden,),
         "weight_2": (hidden, hidden), "bias_2": (hidden,),
         "weight_3": (NUM_VERBS, hidden), "bias_3": (NUM_VERBS,),
+        "range_low": (features,), "range_high": (features,),
     }  # fmt: skip
     for name, shape in shapes.items():
         if name not in tensors:
@@ -198,5 +187,6 @@ def _check_tensors(tensors: Mapping[str, np.ndarray], hidden: int, path: Path) -
             raise InputError(
                 f"tensor {name} has shape {tensors[name].shape}, expected {shape}", path=path
             )
-        if not np.isfinite(tensors[name]).all():
+        bad = np.isnan if name.startswith("range_") else lambda x: ~np.isfinite(x)
+        if bad(tensors[name]).any():
             raise InputError(f"tensor {name} holds numbers that are not finite", path=path)

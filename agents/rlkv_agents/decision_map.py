@@ -94,6 +94,10 @@ def greedy_verbs(
     hidden = np.tanh(np.tanh(x @ weight_1.T + bias_1) @ weight_2.T + bias_2)  # [n, hidden]
     logits = hidden @ weight_3.T + bias_3 + policy.prior * rule  # [n, 3]
     logits[~swap_legal, int(S.SWAP)] = -np.inf
+    if policy.trained_range is not None:
+        low, high = policy.trained_range
+        unknown = ((x < low) | (x > high)).any(axis=1)
+        logits[unknown] = rule[unknown]
     return np.asarray(np.argmax(logits, axis=1), np.int64)
 
 

@@ -54,6 +54,7 @@ class ForkedLearner(Learner):
             rng=np.random.default_rng([self.seed, number]),
         )
         self._decisions += num_decisions
+        self.meet(forks.observation)
         if not len(forks.mask):
             return {"time/total_timesteps": float(self._decisions)}
         generator = torch.Generator().manual_seed(1000 * self.seed + number)
@@ -70,6 +71,7 @@ class ForkedLearner(Learner):
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """Network, Adam and the count of decisions."""
         arrays = {f"net.{k}": v.detach().numpy().copy() for k, v in self.net.state_dict().items()}
+        arrays["extremes"] = self.extremes.astype(np.float32)
         arrays["decisions"] = np.array([self._decisions], np.float32)
         return optimizer_tensors(self.optimizer, arrays)
 
@@ -78,5 +80,6 @@ class ForkedLearner(Learner):
         self.net.load_state_dict(
             {k[4:]: torch.as_tensor(v) for k, v in tensors.items() if k.startswith("net.")}
         )
+        self.extremes = tensors["extremes"].astype(np.float64)
         self._decisions = int(tensors["decisions"][0])
         restore_optimizer(self.optimizer, tensors)

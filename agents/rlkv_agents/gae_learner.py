@@ -42,6 +42,8 @@ class GaeLearner(Learner):
         model.learn(
             self.num_envs * self.num_steps * self.rollouts_per_round, reset_num_timesteps=False
         )
+        observations = model.rollout_buffer.observations
+        self.meet(observations.reshape(-1, observations.shape[-1]))
         values = model.logger.name_to_value
         return {key: float(value) for key, value in values.items() if key.startswith("train/")} | {
             "time/total_timesteps": float(model.num_timesteps)
@@ -61,12 +63,14 @@ class GaeLearner(Learner):
         assert self._model is not None
         state = self._model.policy.state_dict()
         arrays = {f"net.{k}": v.detach().numpy().copy() for k, v in state.items()}
+        arrays["extremes"] = self.extremes.astype(np.float32)
         arrays["steps"] = np.array([self._model.num_timesteps], np.float32)
         return optimizer_tensors(self._model.policy.optimizer, arrays)
 
     def restore(self, tensors: dict[str, NDArray[np.float32]]) -> None:
         """Takes effect when the next round builds its environments."""
         self._restored = tensors
+        self.extremes = tensors["extremes"].astype(np.float64)
 
     def _make_env(self, number: int) -> KVMemoryVecEnv:
         scenario, per_round = self.scenario, self.traces_per_round

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_agents.policy import AgentPolicy, range_of
 from rlkv_agents.rules import Rule
+from rlkv_engine.observe import NUM_FEATURES
 from rlkv_envs.scenario import Scenario
 
 #: Seeds of training traces start here for every training seed, far from each other.
@@ -31,6 +33,8 @@ class Learner(ABC):
         self.scenario = scenario
         self.rule = rule
         self.seed = seed
+        #: Lowest and highest value of each feature met so far.
+        self.extremes = np.stack([np.full(NUM_FEATURES, np.inf), np.full(NUM_FEATURES, -np.inf)])
 
     @abstractmethod
     def run_round(self, number: int) -> dict[str, float]:
@@ -47,6 +51,18 @@ class Learner(ABC):
     @abstractmethod
     def restore(self, tensors: dict[str, NDArray[np.float32]]) -> None:
         """Go on from ``tensors`` of a learner with the same arguments."""
+
+    def policy(self, name: str) -> AgentPolicy:
+        """What has been learnt so far, within what has been met so far."""
+        return AgentPolicy(
+            name, self.rule, self.weights(), self.prior, range_of(self.extremes[0], self.extremes[1])
+        )
+
+    def meet(self, observations: NDArray[np.float32]) -> None:
+        """Note the range of observations of shape ``[n, num_features]``."""
+        if len(observations):
+            self.extremes[0] = np.minimum(self.extremes[0], observations.min(axis=0))
+            self.extremes[1] = np.maximum(self.extremes[1], observations.max(axis=0))
 
     def trace_seed(self, number: int, index: int, per_round: int) -> int:
         """Seed of the ``index``-th training trace of a round."""

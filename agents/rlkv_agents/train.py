@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rlkv_agents.checkpoint import Progress, load_checkpoint, save_checkpoint
 from rlkv_agents.learner import Learner
-from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.policy import AgentPolicy, from_tensors, to_tensors
 from rlkv_agents.rules import RULES, make_rule
 from rlkv_agents.tune import num_tuning_runs, tune, validation_latency_s, validation_traces
 from rlkv_engine.errors import InputError
@@ -24,7 +24,6 @@ START_RULE = "house"
 LEARNED = "learned"
 #: Rounds between two validations.
 VALIDATE_EVERY = 2
-_WEIGHTS = ("weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias_3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +148,7 @@ def train(
         metrics = learner.run_round(number)
         progress.rounds_done = number + 1
         if progress.rounds_done % VALIDATE_EVERY == 0 or progress.rounds_done == num_rounds:
-            snapshot = learner.weights()
-            policy = AgentPolicy(LEARNED, start.rule, snapshot, learner.prior)
+            policy = learner.policy(LEARNED)
             latency = validation_latency_s(scenario, policy, traces)
             ratio = np.log(latency / base)
             score = float(ratio.mean() + 0.5 * ratio.std() / np.sqrt(len(ratio)))
@@ -160,14 +158,15 @@ def train(
             progress.curve.append(_point(steps, progress.cpu_s, latency, score))
             if score < progress.best_score:
                 progress.best_score, progress.best_round = score, progress.rounds_done
-                best = {n: w.astype(np.float32) for n, w in zip(_WEIGHTS, snapshot, strict=True)}
+                best = to_tensors(policy)
             save_checkpoint(folder, progress, learner.tensors(), best)
         on_progress("train", progress.rounds_done, num_rounds)
     chosen = min(range(len(progress.curve)), key=lambda i: progress.curve[i]["score"])
     for i, point in enumerate(progress.curve):
         point["chosen"] = i == chosen
-    weights = [best[name].astype(np.float64) for name in _WEIGHTS] if best else None
-    policy = AgentPolicy(LEARNED, start.rule, weights, learner.prior)
+    policy = replace(start, name=LEARNED)
+    if best:
+        policy = from_tensors(LEARNED, start.rule, learner.prior, best)
     return TrainResult(policy, start, progress, rules)
 
 

@@ -60,6 +60,9 @@ class Policy(NamedTuple):
     weight_3: NDArray[np.float64]  # [3, hidden]
     bias_3: NDArray[np.float64]  # [3]
     prior: float
+    #: Where an observation lies outside these, the rule answers: the network was not trained there.
+    low: NDArray[np.float64]  # [num_features]
+    high: NDArray[np.float64]  # [num_features]
     hidden_1: NDArray[np.float64]  # [hidden], scratch
     logits: NDArray[np.float64]  # [3], scratch
     hidden_2: NDArray[np.float64]  # [hidden], scratch
@@ -120,9 +123,16 @@ def run_policy(st: State, policy: Policy, until_s: float) -> int:
 
 
 def make_policy(
-    weights: Sequence[NDArray[np.float64]] | None = None, prior: float = 0.0
+    weights: Sequence[NDArray[np.float64]] | None = None,
+    prior: float = 0.0,
+    trained_range: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> Policy:
-    """A policy from ``weight_1, bias_1, ... bias_3``; None answers with the engine's own rule."""
+    """A policy from ``weight_1, bias_1, ... bias_3``; None answers with the engine's own rule.
+
+    ``trained_range`` is the lowest and highest value of each feature that the network may answer
+    for, each of shape ``[num_features]``; None answers everywhere.
+    """
+    low, high = trained_range or (np.full(NUM_FEATURES, -np.inf), np.full(NUM_FEATURES, np.inf))
     if weights is None:
         weights = [np.zeros(shape) for shape in ((0, 0), 0, (0, 0), 0, (0, 0), 0)]
     weight_1, bias_1, weight_2, bias_2, weight_3, bias_3 = (
@@ -136,6 +146,8 @@ def make_policy(
         weight_3,
         bias_3,
         float(prior),
+        np.ascontiguousarray(low, np.float64),
+        np.ascontiguousarray(high, np.float64),
         np.zeros(len(bias_1)),
         np.zeros(3),
         np.zeros(len(bias_2)),

@@ -30,8 +30,22 @@ def mlp_logits(policy, out) -> None:  # type: ignore[no-untyped-def]
 
 
 @jit
+def knows(policy) -> bool:  # type: ignore[no-untyped-def]
+    """Is ``policy.observation`` within what the network was trained on?"""
+    for i in range(policy.low.shape[0]):
+        if policy.observation[i] < policy.low[i] or policy.observation[i] > policy.high[i]:
+            return False
+    return True
+
+
+@jit
 def mlp_verb(policy, swap_legal: bool) -> int:  # type: ignore[no-untyped-def]
-    """Greedy verb of a ``loop.Policy`` network for ``policy.observation``."""
+    """Greedy verb of a ``loop.Policy`` network for ``policy.observation``; the rule's elsewhere."""
+    if not knows(policy):
+        rule = policy.observation.shape[0] - 3
+        if policy.observation[rule] == 1.0:
+            return 0
+        return 1 if policy.observation[rule + 1] == 1.0 else 2
     logits = policy.logits
     mlp_logits(policy, logits)
     best = 0 if logits[0] >= logits[2] else 2

@@ -6,11 +6,11 @@ import typer
 
 from rlkv import __version__
 from rlkv.cli import eval as eval_cli
-from rlkv.cli import profiles, trace, train, workloads
+from rlkv.cli import profiles, report, trace, train, workloads
 
 #: One module per command, in the order of ``rlkv --help``. Each has ``register(app)``, and imports
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
-COMMANDS = (train, eval_cli, profiles, workloads, trace)
+COMMANDS = (train, eval_cli, profiles, workloads, trace, report)
 
 
 def build_app() -> typer.Typer:

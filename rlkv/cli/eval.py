@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,7 +158,7 @@ def _replay_one(part: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
         rule = make_rule(entry["rule"], entry["constants"])
         if name == part.get("learned"):
             learned = load_bundle(folder / part["bundle"]).policy
-            policies.append(AgentPolicy(name, rule, learned.weights, learned.prior))
+            policies.append(replace(learned, name=name, rule=rule))
         else:
             policies.append(AgentPolicy(name, rule))
     again = _evaluate(scenario, policies, part.get("learned"), part["seeds"])

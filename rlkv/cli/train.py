@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,7 +159,6 @@ def _judge_elsewhere(
 ) -> dict[str, Any]:
     """The same bundle where it was not trained, against rules tuned there."""
     from rlkv.experiment import evaluation_record
-    from rlkv_agents.policy import AgentPolicy
     from rlkv_agents.rules import RULES
     from rlkv_agents.train import START_RULE, tune_all, tuned_policies
     from rlkv_envs.scenario import load_scenario
@@ -167,9 +167,7 @@ def _judge_elsewhere(
     rules = tuned_policies(tune_all(scenario, list(RULES), on_progress))
     start = next(rule for rule in rules if rule.name == START_RULE)
     # The rule underneath is tuned for this machine; what was learnt is carried over as it is.
-    carried = AgentPolicy(
-        result.policy.name, start.rule, result.policy.weights, result.policy.prior
-    )
+    carried = replace(result.policy, rule=start.rule)
     count = _counter(on_progress, "eval elsewhere", len(seeds) * (len(rules) + 1))
     record = evaluation_record(
         scenario, [*rules, carried], learned=carried.name, seeds=list(seeds), on_run=count

@@ -89,13 +89,15 @@ def draw_gaps(record: Record) -> Figure | None:
     for axes, field, title in zip(
         panels, ("mean", "p99"), ("mean", "99th percentile"), strict=True
     ):
-        plain_log_ticks(axes, "x")
+        axes.set_xscale("log")
         for name, by_gap in shown.items():
             color = color_of(record, name)
             for row, gap in enumerate(gaps):
                 value = float(by_gap[gap][field]) if gap in by_gap else 0.0  # type: ignore[literal-required]
                 if value > 0:
                     _dot(axes, value * 1000.0, row, color)
+        low, high = axes.get_xlim()
+        plain_log_ticks(axes, "x", (1,) if high > 150 * low else (1, 2, 5))
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
         axes.set_xlabel("resume latency (ms)")
         axes.grid(True, axis="both")

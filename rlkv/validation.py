@@ -1,0 +1,262 @@
+"""What InferCept published, measured on our scheduler: which shapes come out, which do not.
+
+``docs/validation.md`` tells the reasons. Nothing here is fitted: the machines are shipped profiles,
+the systems are switches of the engine, and the tolerance is the same for every shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlkv.infercept_runs import (
+    IMPROVED_DISCARD,
+    INFERCEPT,
+    PRESERVE,
+    SWAP,
+    SWAP_WITH_COPIES,
+    VLLM,
+    Server,
+    WindowResult,
+    rate_at_latency,
+    saturated_run,
+    sessions_of,
+    window_run,
+)
+from rlkv.provenance import command, commit, machine
+from rlkv_engine.profile import Profile, load_profile
+
+PROFILES = ("gptj-6b-a100", "gptj-6b-a100-40gb")
+#: A figure comes out if it is within this share of the published one.
+TOLERANCE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationConfig:
+    """How long the runs are."""
+
+    profiles: Sequence[str] = PROFILES
+    num_finished: int = 300  #: sessions whose end stops a saturated run
+    backlog: int = 1000  #: sessions of the runs that stop before the last has ended
+    chat_pauses_s: Sequence[float] = (3.02, 4.92, 10.02, 15.01)
+    rates_per_s: Sequence[float] = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0)
+    levels_s: Sequence[float] = (0.02, 0.03, 0.05, 0.1, 0.2)
+    window_s: float = 1800.0
+    seeds: Sequence[int] = (0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One published figure: a name, its value and range, and where to find ours."""
+
+    name: str
+    published: str
+    low: float  #: what was published, or the lower end of it
+    high: float
+    #: Which way from 1 the figure points; None where it is a size, not a ratio.
+    direction: str | None
+    figure: Callable[[dict[str, Any]], float]
+
+    def verdict(self, ours: float) -> str:
+        """``comes out``, ``direction only``, ``does not`` or ``not measured``."""
+        if math.isnan(ours):
+            return "not measured"
+        if self.low * (1 - TOLERANCE) <= ours <= self.high * (1 + TOLERANCE):
+            same_side = self.direction is None or (ours > 1) == (self.direction == "above")
+            return "comes out" if same_side else "does not"
+        if self.direction is None:
+            return "does not"
+        return "direction only" if (ours > 1) == (self.direction == "above") else "does not"
+
+
+def _at(*path: str) -> Callable[[dict[str, Any]], float]:
+    def find(figures: dict[str, Any]) -> float:
+        value: Any = figures
+        for key in path:
+            if key not in value:
+                return math.nan
+            value = value[key]
+        return float(value)
+
+    return find
+
+
+SHAPES = (
+    Shape("preserve / discard, virtual environments of the data file (5.35 calls)",
+          "3.05", 3.05, 3.05, "above", _at("ve_file", "preserve_over_discard")),
+    Shape("preserve / discard, virtual environments of Table 1 (28.18 calls)",
+          "3.05", 3.05, 3.05, "above", _at("ve_table_1", "preserve_over_discard")),
+    Shape("discard on virtual environments of the data file, tokens/s",
+          "3340.6", 3340.6, 3340.6, None, _at("ve_file", "discard_tokens_per_s")),
+    Shape("preserve on virtual environments of the data file, tokens/s",
+          "10182.4", 10182.4, 10182.4, None, _at("ve_file", "preserve_tokens_per_s")),
+    Shape("naive swap / discard, virtual environments of the data file",
+          "0.57", 0.57, 0.57, "below", _at("ve_file", "swap_over_discard")),
+    Shape("preserve / discard, chat with pauses of 3 s, all prompts to the end",
+          "1.08", 1.08, 1.08, "above", _at("chat", "3.02", "preserve_over_discard")),
+    Shape("preserve / discard, chat with pauses of 10 s, all prompts to the end",
+          "0.93", 0.93, 0.93, "below", _at("chat", "10.02", "preserve_over_discard")),
+    Shape("the same at 3 s, under a backlog, returns first",
+          "1.08", 1.08, 1.08, "above",
+          _at("chat_backlog", "3.02", "preserve_over_improved_discard")),
+    Shape("the same at 10 s, under a backlog, returns first",
+          "0.93", 0.93, 0.93, "below",
+          _at("chat_backlog", "10.02", "preserve_over_improved_discard")),
+    Shape("naive swap / discard, chat with pauses of 3 s",
+          "0.97", 0.97, 0.97, "below", _at("chat", "3.02", "swap_over_discard")),
+    Shape("recompute's share of forward time, discard on the mixture at its knee",
+          "0.37-0.40", 0.37, 0.40, None, _at("mixture", "recompute_time_ratio_at_knee")),
+    Shape("rate of InferCept / vLLM at equal normalized latency, mixture",
+          "1.6", 1.6, 1.6, "above", _at("mixture", "rate_ratio_median")),
+    Shape("normalized latency of ImprovedDiscard / vLLM past the knee (13B in the paper)",
+          "0.755", 0.755, 0.755, "below", _at("mixture", "improved_over_vllm_past_knee")),
+)  # fmt: skip
+
+
+def validate(
+    config: ValidationConfig | None = None, on_run: Callable[[str], None] = lambda what: None
+) -> dict[str, Any]:
+    """Every experiment on every profile, and the verdict on every shape."""
+    config = config or ValidationConfig()
+    figures: dict[str, Any] = {}
+    for name in config.profiles:
+        profile = load_profile(name)
+        figures[name] = {
+            "ve_file": _throughputs(profile, config, "ve", on_run=on_run),
+            "ve_table_1": _throughputs(profile, config, "ve", published=True, on_run=on_run),
+            "chat": _chats(profile, config, config.num_finished, on_run),
+            "chat_backlog": _chats(profile, config, config.backlog, on_run),
+            "mixture": _mixture(profile, config, on_run),
+        }
+    shapes = []
+    for shape in SHAPES:
+        ours = {name: shape.figure(figures[name]) for name in config.profiles}
+        shapes.append(
+            {
+                "shape": shape.name,
+                "published": shape.published,
+                "ours": {name: None if math.isnan(v) else v for name, v in ours.items()},
+                "verdict": {name: shape.verdict(value) for name, value in ours.items()},
+            }
+        )
+    return {
+        "validation": "infercept",
+        "tolerance": TOLERANCE,
+        "shapes": shapes,
+        "figures": figures,
+        "commit": commit(),
+        "command": command(),
+        "machine": machine(),
+    }
+
+
+def _throughputs(
+    profile: Profile,
+    config: ValidationConfig,
+    kind: str,
+    *,
+    num_sessions: int | None = None,
+    pause_s: float | None = None,
+    published: bool = False,
+    on_run: Callable[[str], None],
+) -> dict[str, float]:
+    """Tokens/s of the four systems on sessions of one kind, and their ratios."""
+    trace = sessions_of(
+        kind, num_sessions or config.num_finished, pause_s=pause_s, published_calls=published
+    )
+    servers = {
+        "discard": VLLM,
+        "improved_discard": IMPROVED_DISCARD,
+        "preserve": PRESERVE,
+        "swap": SWAP,
+        "swap_with_copies": SWAP_WITH_COPIES,
+    }
+    found: dict[str, float] = {}
+    for name, server in servers.items():
+        tokens_per_s, recompute = saturated_run(profile, server, trace, config.num_finished)
+        found[f"{name}_tokens_per_s"] = tokens_per_s
+        found[f"{name}_recompute_time_ratio"] = recompute
+        on_run(f"{profile.name}: {server.name}")
+    for name in ("improved_discard", "preserve", "swap", "swap_with_copies"):
+        found[f"{name}_over_discard"] = (
+            found[f"{name}_tokens_per_s"] / found["discard_tokens_per_s"]
+        )
+    found["preserve_over_improved_discard"] = (
+        found["preserve_tokens_per_s"] / found["improved_discard_tokens_per_s"]
+    )
+    return found
+
+
+def _chats(
+    profile: Profile, config: ValidationConfig, num_sessions: int, on_run: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    return {
+        str(pause_s): _throughputs(
+            profile, config, "chatbot/human",
+            num_sessions=num_sessions, pause_s=pause_s, on_run=on_run,
+        )
+        for pause_s in config.chat_pauses_s
+    }  # fmt: skip
+
+
+def _mixture(
+    profile: Profile, config: ValidationConfig, on_run: Callable[[str], None]
+) -> dict[str, Any]:
+    """Curves over the rate, rates at equal latency, and what happens at vLLM's knee."""
+    rates = np.array(config.rates_per_s)
+    curves = {
+        server.name: [
+            _mean_window(profile, server, rate, config, on_run) for rate in config.rates_per_s
+        ]
+        for server in (VLLM, IMPROVED_DISCARD, INFERCEPT, PRESERVE, SWAP)
+    }
+    latency = {
+        name: np.array([point["normalized_latency_s"] for point in points])
+        for name, points in curves.items()
+    }
+    at_equal_latency = {}
+    for level_s in config.levels_s:
+        base, ours, improved = (
+            rate_at_latency(rates, latency[server.name], level_s)
+            for server in (VLLM, INFERCEPT, IMPROVED_DISCARD)
+        )
+        if not math.isnan(base) and not math.isnan(ours):
+            at_equal_latency[str(level_s)] = {
+                "vllm_rate_per_s": base,
+                "rate_ratio": ours / base,
+                "improved_discard_rate_ratio": improved / base,
+            }
+    # The knee: the highest rate at which vLLM's discard stays below twice its lowest latency.
+    knee = int(np.flatnonzero(latency[VLLM.name] <= 2 * latency[VLLM.name][0])[-1])
+    past = min(knee + 2, len(rates) - 1)
+    improved_ratio = latency[IMPROVED_DISCARD.name] / latency[VLLM.name]
+    ratios = [entry["rate_ratio"] for entry in at_equal_latency.values()]
+    return {
+        "rates_per_s": list(config.rates_per_s),
+        "curves": curves,
+        "at_equal_latency": at_equal_latency,
+        "knee_rate_per_s": float(rates[knee]),
+        "recompute_time_ratio_at_knee": curves[VLLM.name][knee]["recompute_time_ratio"],
+        "improved_over_vllm_past_knee": float(improved_ratio[past]),
+    } | ({"rate_ratio_median": float(np.median(ratios))} if ratios else {})
+
+
+def _mean_window(
+    profile: Profile,
+    server: Server,
+    rate_per_s: float,
+    config: ValidationConfig,
+    on_run: Callable[[str], None],
+) -> dict[str, float]:
+    results = []
+    for seed in config.seeds:
+        results.append(
+            window_run(profile, server, rate_per_s, seed=seed, window_s=config.window_s)
+        )
+        on_run(f"{profile.name}: {server.name} at {rate_per_s:g}/s")
+    names = WindowResult.__dataclass_fields__
+    return {name: float(np.mean([getattr(r, name) for r in results])) for name in names}
