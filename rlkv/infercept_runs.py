@@ -27,6 +27,8 @@ from rlkv_envs.workloads.arrivals import Poisson
 WHOLE_PROMPT_TOKENS = 2048
 #: Sessions of one kind are picked out of this many times as many of the mixture.
 _DRAWS = 16
+#: How often a saturated run is looked at for its end, seconds of its clock.
+_LOOK_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,10 @@ def saturated_run(
     As there, prompts, generated and returned tokens count, each once, of unfinished sessions too.
     """
     table = fit_pause_table(trace)
-    whole = server.engine(profile, trace, table)
-    whole.run(RULE_POLICY)
-    end_s = float(np.sort(whole.state.outcome[S.FINISH_S])[num_finished - 1])
+    scout = server.engine(profile, trace, table)
+    while scout.state.n[S.NUM_FINISHED] < num_finished:
+        scout.run(RULE_POLICY, until_s=scout.now_s + _LOOK_EVERY_S)
+    end_s = float(np.sort(scout.state.outcome[S.FINISH_S])[num_finished - 1])
     engine = server.engine(profile, trace, table)
     engine.run(RULE_POLICY, until_s=end_s)
     st = engine.state

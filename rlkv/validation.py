@@ -28,6 +28,7 @@ from rlkv.infercept_runs import (
     window_run,
 )
 from rlkv.provenance import command, commit, machine
+from rlkv_engine.errors import IntegrityError
 from rlkv_engine.profile import Profile, load_profile
 
 PROFILES = ("gptj-6b-a100", "gptj-6b-a100-40gb")
@@ -177,7 +178,11 @@ def _throughputs(
     }
     found: dict[str, float] = {}
     for name, server in servers.items():
-        tokens_per_s, recompute = saturated_run(profile, server, trace, config.num_finished)
+        try:
+            tokens_per_s, recompute = saturated_run(profile, server, trace, config.num_finished)
+        except IntegrityError:
+            # The engine itself says that it cannot go on: no figure rather than a wrong one.
+            tokens_per_s = recompute = math.nan
         found[f"{name}_tokens_per_s"] = tokens_per_s
         found[f"{name}_recompute_time_ratio"] = recompute
         on_run(f"{profile.name}: {server.name}")

@@ -17,6 +17,7 @@ from rlkv_engine.sessions import (
     blocks_for,
     end_leases,
     end_turn,
+    preempt,
     return_first,
     start_decode,
 )
@@ -39,10 +40,12 @@ from rlkv_engine.state import (
     FREE,
     GENERATED,
     GROW,
+    GROWN_AT,
     HEAP,
     HELD_PAUSED,
     HOST_HI,
     HOST_LO,
+    IN_IDLE,
     INPUT_TOKENS,
     ITERATION,
     ITERATION_S,
@@ -71,9 +74,11 @@ from rlkv_engine.state import (
     NUM_SWAP_OUT,
     NUM_WRITE_THROUGH,
     ONE,
+    OUT_IDLE,
     OUTPUT_TOKENS,
     OVERLAP_SWAP,
     PAUSED_FIRM,
+    PENDING,
     PHASE,
     PREFILL,
     PREFILL_TOKEN_CONTEXT_S,
@@ -139,6 +144,30 @@ def process_events(st: State) -> None:
 @jit
 def grow(st: State) -> int:
     """One more block for each decoding session that has filled its last; GO_ON or ASK."""
+    if st.n[GROWN_AT] == st.n[ITERATION]:
+        return GO_ON
+    while True:
+        if _grow_once(st) == ASK:
+            return ASK
+        if st.n[PENDING] > 0 or not _all_stalled(st):
+            st.n[GROWN_AT] = st.n[ITERATION]
+            return GO_ON
+        # Nothing can run any more: the youngest makes room, the others try again.
+        preempt(st, st.slot[RUN, st.n[NUM_RUN] - 1])
+        for i in range(st.n[NUM_RUN]):
+            st.slot[STALLED, st.slot[RUN, i]] = 0
+
+
+@jit
+def _all_stalled(st: State) -> bool:
+    for i in range(st.n[NUM_RUN]):
+        if st.slot[STALLED, st.slot[RUN, i]] != st.n[ITERATION]:
+            return False
+    return st.n[NUM_RUN] > 0
+
+
+@jit
+def _grow_once(st: State) -> int:
     if st.n[NUM_DECODING] == 0:
         return GO_ON
     block_size = st.n[BLOCK_SIZE]
@@ -316,8 +345,8 @@ def iterate(st: State) -> int:
     log_row(st, LOG_DECODE, num_decode, prefill_tokens)
     if st.n[OVERLAP_SWAP] == 1:
         run_links(st, dt)
-    elif st.n[NUM_SWAP_OUT] > 0 or st.n[NUM_RUN] > st.n[NUM_DECODING]:
-        stall = run_links_at_once(st)
+    else:
+        stall = run_links_at_once(st, dt)
         st.f[STALL_S] += stall
         dt += stall
     pass_time(st, dt)
@@ -402,6 +431,7 @@ def sprint(st: State, until_s: float) -> None:
         st.slot[KEEP, s] = blocks
     st.n[FREE] = free
     st.n[KV_DECODING] = kv_tokens
+    st.n[IN_IDLE] = st.n[OUT_IDLE] = 1
     st.n[ITERATION] += k
     st.n[COMPUTED_TOKENS] += k * num_decode
     st.n[NUM_GENERATED] += k * num_decode

@@ -8,7 +8,6 @@ from rlkv_engine.state import (
     BLOCK_SIZE,
     BLOCKS_IN,
     BLOCKS_OUT,
-    CHANGES,
     COMPUTED,
     COST_LOADING,
     DEV,
@@ -181,7 +180,7 @@ def run_links(st: State, dt: float) -> None:
 
 
 @jit
-def run_links_at_once(st: State) -> float:
+def run_links_at_once(st: State, dt: float) -> float:
     """Do all loading and swapping out now, without overlap; returns the time it takes."""
     blocks_in = 0
     for i in range(st.n[NUM_RUN]):
@@ -191,6 +190,5 @@ def run_links_at_once(st: State) -> float:
     blocks_out = 0
     while st.n[NUM_SWAP_OUT] > 0:
         blocks_out += _copy_out(st, _first_job(st, SWAP_OUT), st.n[NUM_DEVICE])
-    if blocks_in + blocks_out > 0:
-        st.n[CHANGES] += 1
+    _run_out(st, dt)
     return blocks_in * st.f[IN_BLOCK_S] + blocks_out * st.f[OUT_BLOCK_S]

@@ -11,6 +11,7 @@ from rlkv_engine.observe import take_snapshot
 from rlkv_engine.rule import CALL_LEASE, CALL_VERB, ESTIMATE, forced_verb, victim_score
 from rlkv_engine.sessions import longest_remaining_s, preempt
 from rlkv_engine.state import (
+    ARRIVED_S,
     ASKED,
     BLOCKED_GROW,
     BLOCKED_NEW,
@@ -24,15 +25,18 @@ from rlkv_engine.state import (
     DECISION_TAKE,
     DISCARD,
     FREE,
+    GROW,
     HOST_FREE,
     ITERATION,
     JOB,
     KEEP,
+    KEY,
     LEASE_END,
     MEAN_PAUSE_S,
     NEW,
     NEW_REFUSED,
     NEXT_LEASE,
+    NEXT_NEW,
     NO_JOB,
     NOBODY,
     NOW,
@@ -113,12 +117,18 @@ def take_blocks(st: State, s: int, verb: int, take: int) -> None:
 
 @jit
 def _youngest_holder(st: State, requester: int) -> int:
+    if requester < 0:
+        key, sid = st.outcome[ARRIVED_S, st.n[NEXT_NEW]], st.n[NEXT_NEW]
+    else:
+        key, sid = st.real[KEY, requester], st.slot[SID, requester]
     youngest = NOBODY
     for i in range(st.n[NUM_RUN] + st.n[NUM_QUEUE]):
         s = st.slot[RUN, i] if i < st.n[NUM_RUN] else st.slot[QUEUE, i - st.n[NUM_RUN]]
         if (
             st.slot[KEEP, s] > 0
-            and before(st, requester, s)
+            and (
+                key < st.real[KEY, s] or (key == st.real[KEY, s] and sid < st.slot[SID, s])
+            )
             and (youngest < 0 or before(st, youngest, s))
         ):
             youngest = s
@@ -142,7 +152,7 @@ def _available(st: State, own_soft: int) -> int:
 @jit
 def _force(st: State, kind: int, requester: int, need: int, own_soft: int) -> None:
     # Nobody is left to ask: skipped sessions by the rule, then preemption.
-    while need > _available(st, own_soft) + st.n[PENDING]:
+    while kind != NEW and need > _available(st, own_soft) + st.n[PENDING]:
         s = _best_candidate(st, True)
         if s < 0:
             break
@@ -150,18 +160,12 @@ def _force(st: State, kind: int, requester: int, need: int, own_soft: int) -> No
         take_blocks(st, s, forced_verb(st, kind, s), take)
         st.n[NUM_FORCED] += 1
     while need > _available(st, own_soft) + st.n[PENDING]:
-        if kind == RESUME and not _nothing_can_run(st):
+        if kind != GROW and not _nothing_can_run(st):
             break
         s = _youngest_holder(st, requester)
         if s < 0:
             break
         preempt(st, s)
-
-
-@jit
-def _close(st: State, kind: int) -> None:
-    st.n[OFFER_KIND] = 0
-    st.n[_blocked_index(kind)] = st.n[CHANGES]
 
 
 @jit
@@ -192,10 +196,12 @@ def obtain(st: State, kind: int, requester: int, need: int, own_soft: int) -> in
         if s >= 0:
             _ask(st, kind, s, min(st.n[OFFER_SHORT], st.slot[KEEP, s]))
             return ASKING
-        if kind != NEW:
-            _force(st, kind, requester, need, own_soft)
-    _close(st, kind)
-    return READY if need <= _available(st, own_soft) else BLOCKED
+        _force(st, kind, requester, need, own_soft)
+    st.n[OFFER_KIND] = 0
+    if need <= _available(st, own_soft):
+        return READY
+    st.n[_blocked_index(kind)] = st.n[CHANGES]
+    return BLOCKED
 
 
 @jit
@@ -236,7 +242,7 @@ def answer(st: State, verb: int, lease_s: float) -> None:
         st.n[NEW_REFUSED] = 1
         st.f[RETRY_AT] = st.f[NOW] + max(0.5, 0.1 * st.f[MEAN_PAUSE_S])
         st.f[REFUSED_SCORE] = longest_remaining_s(st)
-        _close(st, NEW)
+        st.n[OFFER_KIND] = 0
 
 
 @jit

@@ -53,6 +53,7 @@ from rlkv_engine.state import (
     NEXT_ARRIVAL,
     NEXT_LEASE,
     NEXT_NEW,
+    NOBODY,
     NOW,
     NUM_CALLS,
     NUM_CONCURRENT,
@@ -88,7 +89,6 @@ from rlkv_engine.state import (
     VALID,
     WEIGHT,
     WHERE,
-    WRITE_THROUGH,
     ZERO,
     State,
     before,
@@ -190,6 +190,7 @@ def admit_new(st: State, need: int) -> None:
     """The first session of the queue of new ones becomes a slot in PREFILL."""
     sid = st.n[NEXT_NEW]
     st.n[NEXT_NEW] += 1
+    st.n[NEW_REFUSED] = 0
     st.n[NUM_FREE_SLOTS] -= 1
     s = st.slot[FREE_SLOTS, st.n[NUM_FREE_SLOTS]]
     session = st.n[FIRST_SESSION] + sid
@@ -308,6 +309,12 @@ def return_first(st: State) -> None:
     if st.slot[CALLED, s] == 0:
         st.n[NUM_CALLS] -= 1
     st.slot[PHASE, s] = QUEUED
+    if st.real[LEASE_END, s] < math.inf:
+        st.real[LEASE_END, s] = math.inf
+        st.f[NEXT_LEASE] = math.inf
+        for i in range(st.n[NUM_PAUSED]):
+            lease_end = st.real[LEASE_END, st.slot[PAUSED_LIST, i]]
+            st.f[NEXT_LEASE] = min(st.f[NEXT_LEASE], lease_end)
     if st.slot[JOB, s] != 0:
         end_job(st, s)
     turn = st.slot[TURN, s] + 1
@@ -359,17 +366,23 @@ def preempt(st: State, s: int) -> None:
 @jit
 def end_leases(st: State) -> None:
     """Sessions whose lease has ended hold nothing firmly any more."""
-    next_lease = math.inf
-    for i in range(st.n[NUM_PAUSED]):
-        s = st.slot[PAUSED_LIST, i]
-        if st.real[LEASE_END, s] <= st.f[NOW]:
-            st.real[LEASE_END, s] = math.inf
-            if st.slot[JOB, s] == WRITE_THROUGH:
-                end_job(st, s)
-            soften(st, s, ZERO)
-            st.n[CHANGES] += 1
-        next_lease = min(next_lease, st.real[LEASE_END, s])
-    st.f[NEXT_LEASE] = next_lease
+    while True:
+        first = NOBODY
+        for i in range(st.n[NUM_PAUSED]):
+            s = st.slot[PAUSED_LIST, i]
+            if first < 0 or st.real[LEASE_END, s] < st.real[LEASE_END, first] or (
+                st.real[LEASE_END, s] == st.real[LEASE_END, first]
+                and st.slot[SID, s] < st.slot[SID, first]
+            ):
+                first = s
+        if first < 0 or st.real[LEASE_END, first] > st.f[NOW]:
+            st.f[NEXT_LEASE] = math.inf if first < 0 else st.real[LEASE_END, first]
+            return
+        st.real[LEASE_END, first] = math.inf
+        if st.slot[JOB, first] != 0:
+            end_job(st, first)
+        soften(st, first, ZERO)
+        st.n[CHANGES] += 1
 
 
 @jit

@@ -133,6 +133,7 @@ ARRIVED_S, FINISH_S = 0, 1
     BLOCKED_NEW,  # CHANGES when a NEW was last turned away, likewise the next two
     BLOCKED_RESUME,
     BLOCKED_GROW,
+    GROWN_AT,  # iteration whose growth is done
     REVIEWED,  # iteration of the last eager review
     STALLED_AT,  # iteration in which a decoding session stalled last
     FIRST_SESSION,  # of the engine's trace in State.sessions
@@ -151,7 +152,7 @@ ARRIVED_S, FINISH_S = 0, 1
     NUM_CONCURRENT,
     ASK_CALL,  # 0: the rule answers CALLs itself
     NUM_COUNTERS,
-) = range(63)
+) = range(64)
 
 # Indices into State.f (floats of an engine): what changes, then its costs.
 (
