@@ -69,6 +69,7 @@ class Server:
 
 VLLM = Server("vLLM discard", "discard", to_tail=True)
 IMPROVED_DISCARD = Server("ImprovedDiscard", "discard")
+CHUNKED_DISCARD = Server("ImprovedDiscard, chunked", "discard", chunked=True)
 PRESERVE = Server("preserve", "preserve")
 SWAP = Server("naive swap", "swap", forgets_copies=True)
 SWAP_WITH_COPIES = Server("naive swap, host keeps its copy", "swap")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def summarize(runs: Sequence[RunResult]) -> dict[str, object]:
     }
 
 
-def _distribution(values: NDArray[np.float64]) -> Mapping[str, float]:
+def _distribution(values: NDArray[np.float64]) -> dict[str, object]:
     if not values.size:
         return {"mean": 0.0, "p50": 0.0, "p90": 0.0, "p99": 0.0}
     p50, p90, p99 = np.percentile(values, [50, 90, 99])

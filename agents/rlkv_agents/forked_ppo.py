@@ -39,9 +39,8 @@ class ActorNet(torch.nn.Module):
             torch.nn.Tanh(),
         )
         self.head = torch.nn.Linear(hidden, NUM_VERBS)
-        with torch.no_grad():
-            self.head.weight.zero_()
-            self.head.bias.zero_()
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
 
     def forward(self, observation: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of the verbs, -1e9 where not legal; shape ``[batch, 3]``."""
@@ -50,7 +49,7 @@ class ActorNet(torch.nn.Module):
 
     def weights(self) -> list[NDArray[np.float64]]:
         """Weight and bias of the three layers, float64."""
-        layers = (self.body[0], self.body[2], self.head)
+        layers = [m for m in (*self.body, self.head) if isinstance(m, torch.nn.Linear)]
         return [
             tensor.detach().double().numpy().copy()
             for layer in layers
@@ -87,7 +86,7 @@ def update(
     epochs = 0
     for _ in range(settings.num_epochs):
         order = torch.randperm(num, generator=generator)
-        for batch in order.split(settings.batch_size):
+        for batch in torch.split(order, settings.batch_size):
             log_new = net(observation[batch], mask[batch])
             new = log_new.exp()
             ratio = new / old[batch].clamp_min(1e-6)

@@ -144,13 +144,13 @@ def follow(
                 forks.cost[k, verb] = 0.0
             for verb in range(3):
                 if forks.mask[k, verb]:
-                    cost = _branch_cost(stack, policy, np.int64(verb), horizon_s)
+                    cost = _branch_cost(stack, policy, verb, horizon_s)
                     if math.isnan(cost):
                         return FULL
                     forks.cost[k, verb] = cost
             done[1] = k + 1
         done[0] += 1
-        answer(st, np.int64(choice), math.inf)
+        answer(st, choice, math.inf)
 
 
 def fork_rollouts(
@@ -187,8 +187,17 @@ def fork_rollouts(
         reset_engine(stack, 0, first_session, trace)
         while follow(stack, compiled, uniforms, ratio, horizon_s, forks, done) == FULL:
             stack = grow_slots(stack)
-        parts.append(Forks(*(array[: done[1]] for array in forks)))
+        k = int(done[1])
+        parts.append(
+            Forks(forks.observation[:k], forks.mask[:k], forks.probability[:k], forks.cost[:k])
+        )
         num_decisions += int(done[0])
         expected = max(float(done[0]), 1.0)
         first_session += trace.num_sessions
-    return Forks(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))), num_decisions
+    forks = Forks(
+        np.concatenate([part.observation for part in parts]),
+        np.concatenate([part.mask for part in parts]),
+        np.concatenate([part.probability for part in parts]),
+        np.concatenate([part.cost for part in parts]),
+    )
+    return forks, num_decisions

@@ -117,7 +117,9 @@ class GaeLearner(Learner):
         assert isinstance(buffer, SemiMarkovBuffer)
         buffer.env = env
         if self._restored is not None:
-            state = {k[4:]: torch.as_tensor(v) for k, v in self._restored.items() if k[:4] == "net."}
+            state = {
+                k[4:]: torch.as_tensor(v) for k, v in self._restored.items() if k[:4] == "net."
+            }
             self._model.policy.load_state_dict(state)
             self._model.num_timesteps = int(self._restored["steps"][0])
             restore_optimizer(self._model.policy.optimizer, self._restored)

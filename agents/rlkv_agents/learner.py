@@ -38,7 +38,7 @@ class Learner(ABC):
 
     @abstractmethod
     def run_round(self, number: int) -> dict[str, float]:
-        """One round of rollouts and updates; metrics under SB3's names, ``time/total_timesteps`` too."""
+        """One round of rollouts and updates; metrics under SB3's names, with the steps so far."""
 
     @abstractmethod
     def weights(self) -> Sequence[NDArray[np.float64]]:
@@ -55,7 +55,11 @@ class Learner(ABC):
     def policy(self, name: str) -> AgentPolicy:
         """What has been learnt so far, within what has been met so far."""
         return AgentPolicy(
-            name, self.rule, self.weights(), self.prior, range_of(self.extremes[0], self.extremes[1])
+            name,
+            self.rule,
+            self.weights(),
+            self.prior,
+            range_of(self.extremes[0], self.extremes[1]),
         )
 
     def meet(self, observations: NDArray[np.float32]) -> None:

@@ -29,9 +29,9 @@ class RuleStartPolicy(MaskableActorCriticPolicy):
         kwargs["net_arch"] = {"pi": [hidden, hidden], "vf": [hidden, hidden]}
         kwargs["activation_fn"] = nn.Tanh
         super().__init__(*args, **kwargs)
-        with torch.no_grad():
-            self.action_net.weight.zero_()
-            self.action_net.bias.zero_()
+        assert isinstance(self.action_net, nn.Linear)
+        nn.init.zeros_(self.action_net.weight)
+        nn.init.zeros_(self.action_net.bias)
 
     def _add_prior(self, logits: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
         return logits + self.prior * obs[:, -NUM_VERBS:]

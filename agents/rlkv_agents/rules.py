@@ -78,9 +78,7 @@ class AlwaysPreserve(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """New sessions wait; a session that must go on discards the last used."""
-        return _vector(
-            table, order=R.ORDER_ELAPSED, new=PRESERVE, resume=DISCARD, grow=DISCARD
-        )
+        return _vector(table, order=R.ORDER_ELAPSED, new=PRESERVE, resume=DISCARD, grow=DISCARD)
 
 
 class AlwaysSwap(Rule):
@@ -133,7 +131,9 @@ class Lazy(Rule):
     """Keep all; discard the longest expected remaining pause first."""
 
     name = "lazy"
-    source = "expected remaining pause by tool as eviction order (KVFlow, arXiv 2507.07400, by time)"
+    source = (
+        "expected remaining pause by tool as eviction order (KVFlow, arXiv 2507.07400, by time)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +225,7 @@ class Ttl(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Leases at the call; a live lease is only broken for a session that must go on."""
-        return _vector(
-            table, order=R.ORDER_ELAPSED, call=R.CALL_LEASE, new=PRESERVE
-        )
+        return _vector(table, order=R.ORDER_ELAPSED, call=R.CALL_LEASE, new=PRESERVE)
 
     def leases(self, profile: Profile, table: PauseTable) -> NDArray[np.float64]:
         """The best lease of every row of the table, seconds."""
@@ -257,8 +255,8 @@ class House(Rule):
     """The strongest rule known: lazy, write-through, swap by requester, admission guard.
 
     For a returning or growing session a victim is copied out only where copying it takes less than
-    ``swap_ratio`` of recomputing it; otherwise it is discarded, which frees at once. A new session may
-    not take from one expected back within ``guard_pauses`` mean pauses.
+    ``swap_ratio`` of recomputing it; otherwise it is discarded, which frees at once. A new session
+    may not take from one expected back within ``guard_pauses`` mean pauses.
     """
 
     name: ClassVar[str] = "house"

@@ -43,9 +43,7 @@ class SemiMarkovBuffer(MaskableRolloutBuffer):
         self.dt_s[self.pos] = self.env.dt_s
         super().add(*args, **kwargs)
 
-    def compute_returns_and_advantage(
-        self, last_values: torch.Tensor, dones: np.ndarray
-    ) -> None:
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Advantages and returns, newest step first; shapes ``[steps, num_envs]``."""
         next_value = last_values.clone().cpu().numpy().flatten()
         alive = 1.0 - dones.astype(np.float64)

@@ -1,4 +1,4 @@
-"""`rlkv train`: tune the rules, start at the house rule, learn, keep what validation says is best."""
+"""`rlkv train`: tune the rules, start at the house rule, learn, keep what validates best."""
 
 from __future__ import annotations
 
@@ -170,9 +170,7 @@ def train(
     return TrainResult(policy, start, progress, rules)
 
 
-def _point(
-    steps: int, cpu_s: float, latency: NDArray[np.float64], score: float
-) -> dict[str, Any]:
+def _point(steps: int, cpu_s: float, latency: NDArray[np.float64], score: float) -> dict[str, Any]:
     return {
         "steps": steps,
         "cpu_s": cpu_s,

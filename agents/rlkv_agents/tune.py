@@ -51,9 +51,7 @@ def validation_latency_s(
 def grid_of(name: str) -> list[dict[str, float]]:
     """Every combination of a rule's grid; one empty combination for a rule without constants."""
     grid = type(make_rule(name)).grid
-    return [
-        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
-    ]
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def tune(

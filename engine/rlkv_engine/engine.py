@@ -114,12 +114,8 @@ class Engine:
     @property
     def state(self) -> S.State:
         """The memory state of this engine; arrays are views, do not write to them."""
-        shared = set(S.SHARED)
-        return S.State(
-            **{
-                name: array if name in shared else array[0]
-                for name, array in zip(S.State._fields, self._stack, strict=True)
-            }
+        return S.map_fields(
+            self._stack, lambda name, array: array if name in S.SHARED else array[0]
         )
 
     @property

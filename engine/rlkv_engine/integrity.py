@@ -33,12 +33,18 @@ def check_integrity(st: S.State) -> None:
     def equal(name: str, counted: Any, kept: Any) -> None:
         require(counted == kept, f"{name} is {kept}, the slots add up to {counted}")
 
-    equal("run", sorted(np.flatnonzero((st.slot[S.PHASE] == S.PREFILL) | (st.slot[S.PHASE] == S.DECODE))), sorted(run))
+    equal(
+        "run",
+        sorted(np.flatnonzero((st.slot[S.PHASE] == S.PREFILL) | (st.slot[S.PHASE] == S.DECODE))),
+        sorted(run),
+    )
     equal("queue", sorted(np.flatnonzero(st.slot[S.PHASE] == S.QUEUED)), sorted(queue))
     equal("paused", sorted(np.flatnonzero(st.slot[S.PHASE] == S.PAUSED)), sorted(paused))
     equal("heap", sorted(st.slot[S.HEAP][: n[S.NUM_PAUSED]]), sorted(paused))
     equal("free slots", int((~live).sum()), int(n[S.NUM_FREE_SLOTS]))
-    require(st.slot[S.WHERE][paused] == np.arange(len(paused)), "paused list and its index disagree")
+    require(
+        st.slot[S.WHERE][paused] == np.arange(len(paused)), "paused list and its index disagree"
+    )
     for name, slots in (("run", run), ("queue", queue)):
         order = list(zip(st.real[S.KEY][slots], st.slot[S.SID][slots], strict=True))
         require(order == sorted(order), f"{name} list is out of order")
@@ -61,7 +67,11 @@ def check_integrity(st: S.State) -> None:
     require((held >= 0) & (reserved >= 0), "negative host blocks")
     require((st.slot[S.HOST_LO][live] >= 0), "host interval below 0")
     require(
-        (held == 0) | (st.slot[S.HOST_HI][live] * block_size <= np.maximum(st.slot[S.VALID], st.slot[S.TARGET])[live]),
+        (held == 0)
+        | (
+            st.slot[S.HOST_HI][live] * block_size
+            <= np.maximum(st.slot[S.VALID], st.slot[S.TARGET])[live]
+        ),
         "the host holds blocks beyond the context",
     )
     equal("host_free", int(n[S.NUM_HOST] - held.sum() - reserved.sum()), int(n[S.HOST_FREE]))
@@ -71,7 +81,10 @@ def check_integrity(st: S.State) -> None:
     equal("swap-outs", int(swapping.sum()), int(n[S.NUM_SWAP_OUT]))
     through = live & (st.slot[S.JOB] == S.WRITE_THROUGH)
     equal("write-throughs", int(through.sum()), int(n[S.NUM_WRITE_THROUGH]))
-    require(st.slot[S.HOST_RESERVED][live & (st.slot[S.JOB] == S.NO_JOB)] == 0, "reservation without a copy")
+    require(
+        st.slot[S.HOST_RESERVED][live & (st.slot[S.JOB] == S.NO_JOB)] == 0,
+        "reservation without a copy",
+    )
 
     decoding = live & (st.slot[S.PHASE] == S.DECODE)
     equal("decoding", int(decoding.sum()), int(n[S.NUM_DECODING]))

@@ -241,7 +241,10 @@ def _plan_prefill(st: State, budget: int) -> float:
         if st.slot[PHASE, s] != PREFILL or budget <= 0 or is_loading(st, s):
             continue
         end = st.slot[TARGET, s]
-        if st.slot[HOST_HI, s] > st.slot[HOST_LO, s] and st.slot[COMPUTED, s] < st.slot[HOST_LO, s] * block_size:
+        if (
+            st.slot[HOST_HI, s] > st.slot[HOST_LO, s]
+            and st.slot[COMPUTED, s] < st.slot[HOST_LO, s] * block_size
+        ):
             end = st.slot[HOST_LO, s] * block_size
         chunk = end - st.slot[COMPUTED, s]
         if st.n[CHUNKED_PREFILL] == 1:

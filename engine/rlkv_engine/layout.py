@@ -84,7 +84,7 @@ def build_state(
 
 
 def reset_engine(state: S.State, engine: int, first_session: int, trace: Trace) -> None:
-    """Put one engine of a stack to time 0 of a trace that starts at ``first_session`` of the bank."""
+    """Put one engine of a stack to time 0 of a trace; ``first_session``: its place in the bank."""
     num_slots = state.slot.shape[2]
     state.slot[engine] = 0
     state.real[engine] = 0
@@ -117,12 +117,7 @@ def grow_slots(state: S.State) -> S.State:
 
 def copy_state(state: S.State) -> S.State:
     """An independent copy; what no engine ever writes (traces, tables) is shared."""
-    return S.State(
-        **{
-            name: array if name in S.SHARED else array.copy()
-            for name, array in zip(S.State._fields, state, strict=True)
-        }
-    )
+    return S.map_fields(state, lambda name, array: array if name in S.SHARED else array.copy())
 
 
 def _bank(traces: Sequence[Trace], table: PauseTable) -> dict[str, NDArray[Any]]:

@@ -101,7 +101,9 @@ def _first_job(st: State, job: int) -> int:
     first = NOBODY
     for i in range(st.n[NUM_PAUSED]):
         s = st.slot[PAUSED_LIST, i]
-        if st.slot[JOB, s] == job and (first < 0 or st.slot[JOB_STAMP, s] < st.slot[JOB_STAMP, first]):
+        if st.slot[JOB, s] == job and (
+            first < 0 or st.slot[JOB_STAMP, s] < st.slot[JOB_STAMP, first]
+        ):
             first = s
     return first
 

@@ -86,7 +86,7 @@ def drop_tail(st: State, s: int, new_dev: int) -> None:
 
 @jit
 def soften(st: State, s: int, new_keep: int) -> None:
-    """Firm blocks ``[new_keep, keep)`` become soft: pending under a SWAP_OUT job, else reclaimable."""
+    """Blocks ``[new_keep, keep)`` become soft: pending under a SWAP_OUT job, else reclaimable."""
     moved = st.slot[KEEP, s] - new_keep
     if moved <= 0:
         return
@@ -143,11 +143,15 @@ def drop_host(st: State, s: int) -> None:
 
 @jit
 def allocate(st: State, need: int) -> None:
-    """Take ``need <= free + reclaimable`` blocks from the free ones, then from the oldest soft ones."""
+    """Take ``need <= free + reclaimable`` blocks: free ones, then the oldest reclaimable ones."""
     while st.n[FREE] < need:
         oldest = NOBODY
         for i in range(st.n[NUM_PAUSED] + st.n[NUM_QUEUE]):
-            s = st.slot[PAUSED_LIST, i] if i < st.n[NUM_PAUSED] else st.slot[QUEUE, i - st.n[NUM_PAUSED]]
+            s = (
+                st.slot[PAUSED_LIST, i]
+                if i < st.n[NUM_PAUSED]
+                else st.slot[QUEUE, i - st.n[NUM_PAUSED]]
+            )
             if (
                 st.slot[DEV, s] > st.slot[KEEP, s]
                 and st.slot[JOB, s] != SWAP_OUT
@@ -155,7 +159,10 @@ def allocate(st: State, need: int) -> None:
             ):
                 oldest = s
         drop_tail(
-            st, oldest, st.slot[DEV, oldest] - min(st.slot[DEV, oldest] - st.slot[KEEP, oldest], need - st.n[FREE])
+            st,
+            oldest,
+            st.slot[DEV, oldest]
+            - min(st.slot[DEV, oldest] - st.slot[KEEP, oldest], need - st.n[FREE]),
         )
     st.n[FREE] -= need
 
@@ -169,7 +176,10 @@ def _host_victim(st: State, s: int, own_remaining_s: float) -> int:
         v = st.slot[RUN, i]
         if host_blocks(st, v) == 0:
             continue
-        if st.slot[PHASE, v] != DECODE and st.slot[COMPUTED, v] < st.slot[HOST_HI, v] * st.n[BLOCK_SIZE]:
+        if (
+            st.slot[PHASE, v] != DECODE
+            and st.slot[COMPUTED, v] < st.slot[HOST_HI, v] * st.n[BLOCK_SIZE]
+        ):
             continue
         if best < 0 or before(st, best, v):
             best = v
@@ -195,7 +205,10 @@ def droppable_host_blocks(st: State, s: int, own_remaining_s: float) -> int:
     total = 0
     for i in range(st.n[NUM_RUN]):
         v = st.slot[RUN, i]
-        if st.slot[PHASE, v] == DECODE or st.slot[COMPUTED, v] >= st.slot[HOST_HI, v] * st.n[BLOCK_SIZE]:
+        if (
+            st.slot[PHASE, v] == DECODE
+            or st.slot[COMPUTED, v] >= st.slot[HOST_HI, v] * st.n[BLOCK_SIZE]
+        ):
             total += host_blocks(st, v)
     for i in range(st.n[NUM_PAUSED]):
         v = st.slot[PAUSED_LIST, i]
@@ -241,7 +254,7 @@ def has_host_room(st: State, s: int, take: int) -> bool:
 
 @jit
 def swap_is_legal(st: State) -> bool:
-    """Is SWAP possible for the open decision? (PRESERVE and DISCARD always are.)"""
+    """Is SWAP possible for the open decision? PRESERVE and DISCARD always are."""
     s = st.n[DECISION_SLOT]
     if st.n[DECISION_POINT] == CALL:
         return st.n[HOST_FREE] > 0
@@ -250,7 +263,7 @@ def swap_is_legal(st: State) -> bool:
 
 @jit
 def swap_out(st: State, s: int, take: int) -> None:
-    """Start (or extend) a SWAP_OUT job of the last ``take`` firm blocks; room was checked before."""
+    """Start (or extend) a SWAP_OUT job of the last ``take`` firm blocks; there must be room."""
     if st.slot[JOB, s] == WRITE_THROUGH:
         end_job(st, s)
     if st.slot[JOB, s] != SWAP_OUT:
@@ -280,7 +293,11 @@ def release_copied(st: State, s: int) -> None:
     if st.slot[DEV, s] > full:
         drop_tail(st, s, max(st.slot[KEEP, s], full))
     top = min(st.slot[DEV, s], full)
-    if st.slot[HOST_HI, s] > st.slot[HOST_LO, s] and st.slot[HOST_HI, s] >= top and st.slot[HOST_LO, s] < top:
+    if (
+        st.slot[HOST_HI, s] > st.slot[HOST_LO, s]
+        and st.slot[HOST_HI, s] >= top
+        and st.slot[HOST_LO, s] < top
+    ):
         drop_tail(st, s, max(st.slot[KEEP, s], st.slot[HOST_LO, s]))
     if st.slot[DEV, s] < dev:
         st.n[CHANGES] += 1

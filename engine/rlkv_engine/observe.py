@@ -205,7 +205,11 @@ def observe(st: State, out: NDArray[np.float32]) -> None:
     mean_s = st.f[MEAN_PAUSE_S]
     blocks = max(1.0, st.slot[VALID, s] / block_size)
     on_host = st.slot[HOST_HI, s] - st.slot[HOST_LO, s]
-    covered = max(0, min(st.slot[KEEP, s], st.slot[HOST_HI, s]) - st.slot[HOST_LO, s]) if on_host > 0 else 0
+    covered = (
+        max(0, min(st.slot[KEEP, s], st.slot[HOST_HI, s]) - st.slot[HOST_LO, s])
+        if on_host > 0
+        else 0
+    )
     elapsed = st.f[NOW] - st.real[PAUSE_START, s]
     remaining = remaining_s(st, s, BY_TOOL)
     again_s = recompute_s(st, s)
@@ -235,5 +239,3 @@ def observe(st: State, out: NDArray[np.float32]) -> None:
     out[i + 5] = 1.0 if verb == 0 else 0.0
     out[i + 6] = 1.0 if verb == 1 or verb == 3 else 0.0
     out[i + 7] = 1.0 if verb == 2 else 0.0
-
-

@@ -95,10 +95,18 @@ def _best_candidate(st: State, skipped: bool) -> int:
     best_score = 0.0
     for i in range(st.n[NUM_PAUSED]):
         s = st.slot[PAUSED_LIST, i]
-        if st.slot[KEEP, s] == 0 or (st.slot[ASKED, s] == st.n[OFFER_ID]) != skipped or st.slot[CALLED, s] == 0:
+        if (
+            st.slot[KEEP, s] == 0
+            or (st.slot[ASKED, s] == st.n[OFFER_ID]) != skipped
+            or st.slot[CALLED, s] == 0
+        ):
             continue
         score = victim_score(st, s)
-        if best < 0 or score > best_score or (score == best_score and st.slot[SID, s] > st.slot[SID, best]):
+        if (
+            best < 0
+            or score > best_score
+            or (score == best_score and st.slot[SID, s] > st.slot[SID, best])
+        ):
             best = s
             best_score = score
     return best
@@ -126,9 +134,7 @@ def _youngest_holder(st: State, requester: int) -> int:
         s = st.slot[RUN, i] if i < st.n[NUM_RUN] else st.slot[QUEUE, i - st.n[NUM_RUN]]
         if (
             st.slot[KEEP, s] > 0
-            and (
-                key < st.real[KEY, s] or (key == st.real[KEY, s] and sid < st.slot[SID, s])
-            )
+            and (key < st.real[KEY, s] or (key == st.real[KEY, s] and sid < st.slot[SID, s]))
             and (youngest < 0 or before(st, youngest, s))
         ):
             youngest = s
@@ -267,5 +273,3 @@ def _answer_call(st: State, s: int, verb: int, lease_s: float) -> None:
     ):
         st.n[NEW_REFUSED] = 0
     st.n[CHANGES] += 1
-
-

@@ -49,6 +49,7 @@ CALL_LEASE = 5
 #: RESUME_VERB and GROW_VERB: SWAP where the link is fast enough, else DISCARD.
 AUTO = 4
 
+
 @jit
 def victim_score(st: State, s: int) -> float:
     """Order in which paused sessions are offered: the largest first."""

@@ -320,7 +320,9 @@ def return_first(st: State) -> None:
     turn = st.slot[TURN, s] + 1
     st.slot[TURN, s] = turn
     st.real[PAUSED_S, s] += st.real[RETURN_AT, s] - st.real[PAUSE_START, s]
-    st.slot[VALID, s] = min(st.slot[VALID, s], st.turns[SHARED_PREFIX, turn], st.turns[INPUT_TOKENS, turn] - 1)
+    st.slot[VALID, s] = min(
+        st.slot[VALID, s], st.turns[SHARED_PREFIX, turn], st.turns[INPUT_TOKENS, turn] - 1
+    )
     st.slot[COMPUTED, s] = min(st.slot[COMPUTED, s], st.slot[VALID, s])
     drop_tail(st, s, min(st.slot[DEV, s], blocks_for(st, st.slot[COMPUTED, s])))
     full = st.slot[VALID, s] // st.n[BLOCK_SIZE]
@@ -370,9 +372,13 @@ def end_leases(st: State) -> None:
         first = NOBODY
         for i in range(st.n[NUM_PAUSED]):
             s = st.slot[PAUSED_LIST, i]
-            if first < 0 or st.real[LEASE_END, s] < st.real[LEASE_END, first] or (
-                st.real[LEASE_END, s] == st.real[LEASE_END, first]
-                and st.slot[SID, s] < st.slot[SID, first]
+            if (
+                first < 0
+                or st.real[LEASE_END, s] < st.real[LEASE_END, first]
+                or (
+                    st.real[LEASE_END, s] == st.real[LEASE_END, first]
+                    and st.slot[SID, s] < st.slot[SID, first]
+                )
             ):
                 first = s
         if first < 0 or st.real[LEASE_END, first] > st.f[NOW]:

@@ -11,7 +11,8 @@ leading dimension. ``engine_view(state, e)`` is engine ``e`` alone; compiled fun
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +22,23 @@ from rlkv_engine.jit import jit
 I8 = NDArray[np.int64]
 F8 = NDArray[np.float64]
 
+
 # A Python integer passed to a compiled function would be compiled in, once for each value; these
 # are plain 64-bit numbers instead.
-ZERO: Final[Any] = np.int64(0)
-ONE: Final[Any] = np.int64(1)
-NOBODY: Final[Any] = np.int64(-1)
+def _constant(value: int) -> int:
+    return cast(int, np.int64(value))
+
+
+ZERO, ONE, NOBODY = (_constant(k) for k in (0, 1, -1))
 
 # Phases of a slot.
 EMPTY, QUEUED, PREFILL, DECODE, PAUSED = 0, 1, 2, 3, 4
 # Copy jobs.
 NO_JOB, SWAP_OUT, WRITE_THROUGH = 0, 1, 2
 # Verbs. SWAP_NOW exists for rules at a CALL only: copy out and free at once.
-PRESERVE, SWAP, DISCARD, SWAP_NOW = (np.int64(k) for k in range(4))
+PRESERVE, SWAP, DISCARD, SWAP_NOW = (_constant(k) for k in range(4))
 # Decision points: a CALL, or a REVISIT for one of three requesters.
-CALL, NEW, RESUME, GROW = (np.int64(k) for k in range(4))
+CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
 
 # Rows of State.slot (integers of a slot).
 (
@@ -190,8 +194,6 @@ SPARE = SNAPSHOT + 32
 NUM_FLOATS = SPARE + 4
 
 
-
-
 class State(NamedTuple):
     """Everything one engine (or a stack of them) knows; see the module docstring."""
 
@@ -209,6 +211,12 @@ class State(NamedTuple):
     pause_s: F8  # [num_turns]
     residual_s: F8  # [num_rows, num_bins], see estimates.py
     lease_s: F8  # [num_rows], leases of rules that set one by tool
+
+
+def map_fields(st: State, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> State:
+    """A state whose every field is ``change(name, array)`` of this one's."""
+    arrays: dict[str, Any] = {name: change(name, getattr(st, name)) for name in State._fields}
+    return State(**arrays)
 
 
 #: Fields shared by all engines of a stack (no leading dimension).
@@ -273,4 +281,4 @@ def log_row(st: State, code: int, sid: int, amount: int) -> None:
     LOG_PAUSE,
     LOG_FINISH,
     LOG_RETURN,
-) = (np.int64(k) for k in range(9))
+) = (_constant(k) for k in range(9))

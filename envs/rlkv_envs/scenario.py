@@ -23,8 +23,8 @@ TABLE_SEED = 20_240_201
 class Scenario:
     """Where a policy is trained and judged.
 
-    ``arrivals`` of None means the workload's own process at ``rate_per_s``; otherwise ``rate_per_s``
-    is only what it is reported as.
+    ``arrivals`` of None means the workload's own process at ``rate_per_s``; otherwise
+    ``rate_per_s`` is only what it is reported as.
     """
 
     name: str

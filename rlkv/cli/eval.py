@@ -59,7 +59,9 @@ def eval_command(
     replay: Annotated[
         Path | None, typer.Option(help="Run a record again and say whether it agrees.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write record and report to this folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write record and report to this folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate policies on the held-out sessions of a scenario or of anybody's trace."""

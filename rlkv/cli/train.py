@@ -144,9 +144,7 @@ def _judge(
     )
     if scenario.arrivals is None:
         sweep = num_load_sweep_runs(policies, seeds=list(seeds)[:4])
-        record |= picture_data(
-            scenario, policies, record, _counter(on_progress, "sweep", sweep)
-        )
+        record |= picture_data(scenario, policies, record, _counter(on_progress, "sweep", sweep))
     record["learning_curve"] = result.progress.curve
     record["validation_rules_s"] = {
         name: entry["validation_s"] for name, entry in result.progress.tuned.items()
@@ -154,9 +152,7 @@ def _judge(
     return record
 
 
-def _judge_elsewhere(
-    result: TrainResult, seeds: range, on_progress: OnProgress
-) -> dict[str, Any]:
+def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress) -> dict[str, Any]:
     """The same bundle where it was not trained, against rules tuned there."""
     from rlkv.experiment import evaluation_record
     from rlkv_agents.rules import RULES

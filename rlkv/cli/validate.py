@@ -1,0 +1,61 @@
+"""``rlkv validate``: what InferCept published against what our scheduler does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+#: File that ``--out`` writes.
+RECORD_NAME = "validation.json"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``validate``."""
+    app.command("validate")(validate_command)
+
+
+def validate_command(
+    out: Annotated[Path | None, typer.Option(help=f"Folder to write {RECORD_NAME} to.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Rebuild the experiments of InferCept and compare the figures (about a minute)."""
+    from rich.console import Console
+
+    from rlkv.validation import validate
+
+    errors = Console(stderr=True)
+    with errors.status("compiling the engine") as status:
+        record = validate(on_run=status.update)
+    if out is not None:
+        from rlkv_envs.traces.whole_file import whole_file
+
+        out.mkdir(parents=True, exist_ok=True)
+        with whole_file(out / RECORD_NAME) as file:
+            file.write((json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    if as_json:
+        typer.echo(json.dumps(record, allow_nan=False))
+        return
+    Console().print(_table(record))
+
+
+def _table(record: dict[str, Any]) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table("shape", "published", box=SIMPLE, padding=(0, 1, 0, 0))
+    for profile in record["figures"]:
+        table.add_column(profile, justify="right")
+        table.add_column("verdict")
+    for shape in record["shapes"]:
+        cells = []
+        for profile in record["figures"]:
+            value = shape["ours"][profile]
+            cells += ["none" if value is None else f"{value:.4g}", shape["verdict"][profile]]
+        table.add_row(shape["shape"], shape["published"], *cells)
+    return table
