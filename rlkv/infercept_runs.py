@@ -100,7 +100,7 @@ def sessions_of(
     if pause_s is not None:
         trace = replace(trace, pause_s=np.where(np.isfinite(trace.pause_s), pause_s, np.nan))
     # A microsecond apart, so that their order is defined.
-    return trace.with_arrivals(np.arange(num_sessions) * 1e-6)
+    return trace.with_arrivals(np.arange(num_sessions, dtype=np.float64) * 1e-6)
 
 
 def saturated_run(

@@ -22,7 +22,12 @@ ProfileName = Annotated[
 ]
 WorkloadName = Annotated[str | None, typer.Option("--workload", help="A workload's name.")]
 TraceFile = Annotated[
-    Path | None, typer.Option("--trace", help="Replay the sessions of this trace instead.")
+    Path | None,
+    typer.Option(
+        "--trace",
+        help="Replay the sessions of this trace instead: their first 12 turns, contexts scaled to"
+        " the machine, pauses up to 10 minutes.",
+    ),
 ]
 Rate = Annotated[float | None, typer.Option("--rate", help="Arrivals, sessions per second.")]
 Concurrent = Annotated[
@@ -32,10 +37,12 @@ Sessions = Annotated[int | None, typer.Option("--sessions", help="Sessions in a 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 DEFAULT_SCENARIO = "crossover-slow"
-#: Defaults of replayed traces: sessions in an evaluation, and the load as a share of what a first
-#: guess says the device pool holds (mean context times sessions that overlap).
+#: Replayed traces: sessions in an evaluation, machine, and the limits they are brought to.
 _TRACE_SESSIONS = 400
 _TRACE_PROFILE = "llama3-8b-h100"
+MAX_CONTEXT_TOKENS = 32768
+MAX_TURNS = 12
+MAX_PAUSE_S = 600.0
 
 
 def build_scenario(
@@ -129,8 +136,14 @@ def _replayed(path: Path, device_tokens: int) -> Workload:
     from rlkv_envs.traces import read_trace
     from rlkv_envs.workloads import TraceWorkload
 
-    # Contexts are rescaled to what the device can serve, never filtered.
-    return TraceWorkload(read_trace(path), max_context_tokens=min(device_tokens // 8, 32768))
+    # Contexts are rescaled to what the device can serve, never filtered; whole sessions of hundreds
+    # of turns, with pauses of hours, would make every run one transient.
+    return TraceWorkload(
+        read_trace(path),
+        max_context_tokens=min(device_tokens // 8, MAX_CONTEXT_TOKENS),
+        max_turns=MAX_TURNS,
+        max_pause_s=MAX_PAUSE_S,
+    )
 
 
 def _fitting_rate(workload: Workload, device_tokens: int) -> float:

@@ -21,7 +21,7 @@ from tests.engine.reference_session import Turn
 from tests.engine.reference_worlds import make_trace
 
 #: Iterations and decisions that the random runs make in all, at least.
-NUM_EVENTS = 100_000
+NUM_EVENTS = 800_000
 NUM_BATCHES = 10
 
 
@@ -150,7 +150,7 @@ def assert_ended_well(engine: Engine) -> None:
     active_s = finish_s - arrived_s - trace.total_pause_s
     cost = (active_s / trace.output_tokens_per_session).sum()
     assert st.f[S.COST] == pytest.approx(cost, rel=1e-6)
-    assert 0 <= st.f[S.COST_QUEUED] <= st.f[S.COST] * (1 + 1e-9)
+    assert -1e-9 <= st.f[S.COST_QUEUED] <= st.f[S.COST] * (1 + 1e-9)
 
 
 def run_batch(batch: int) -> int:

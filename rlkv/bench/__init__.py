@@ -1,0 +1,76 @@
+"""Benchmarks of rlkv itself: each measures its ratios side by side, in one run.
+
+A bench is a function of a ``Size`` that returns figures and what they were measured on; ``run_bench``
+makes a record of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rlkv.bench.measure import Size
+from rlkv.provenance import command, commit, machine
+from rlkv_engine.errors import InputError
+
+
+def _sim(size: Size) -> dict[str, Any]:
+    from rlkv.bench.sim import sim
+
+    return sim(size)
+
+
+def _env(size: Size) -> dict[str, Any]:
+    from rlkv.bench.env import env
+
+    return env(size)
+
+
+def _train(size: Size) -> dict[str, Any]:
+    from rlkv.bench.train import train
+
+    return train(size)
+
+
+#: Every bench by name, in the order of ``rlkv bench all``; imports what it needs when it runs.
+BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {"sim": _sim, "env": _env, "train": _train}
+
+#: What is aimed at: figure -> (``at least`` or ``at most``, value).
+AIMS: dict[str, tuple[str, float]] = {
+    "iterations_per_s_128": ("at least", 1e6),
+    "steps_per_cpu_s_over_sb3_trivial": ("at least", 0.6),
+    "evaluation_growth_bytes_per_session": ("at most", 0.0),
+}
+
+
+def run_bench(name: str, size: Size | None = None) -> dict[str, Any]:
+    """Runs one bench.
+
+    Returns:
+        ``bench``, ``figures`` (numbers by name), ``aims`` of those figures, ``measured_on`` (what
+        the numbers belong to), and ``commit``, ``command`` and ``machine``.
+
+    Raises:
+        InputError: no such bench.
+    """
+    if name not in BENCHES:
+        raise InputError(f"unknown bench {name!r}: one of {', '.join(BENCHES)} or all")
+    result = BENCHES[name](size or Size())
+    figures: dict[str, float] = result["figures"]
+    aims = {
+        figure: {
+            "aim": f"{kind} {value:g}",
+            "met": figures[figure] >= value if kind == "at least" else figures[figure] <= value,
+        }
+        for figure, (kind, value) in AIMS.items()
+        if figure in figures
+    }
+    return {
+        "bench": name,
+        "figures": figures,
+        "aims": aims,
+        "measured_on": result["measured_on"],
+        "commit": commit(),
+        "command": command(),
+        "machine": machine(),
+    }

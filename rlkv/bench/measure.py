@@ -1,0 +1,43 @@
+"""How long and how often: sizes of the benches, and the median of repetitions."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured; tests take less."""
+
+    repetitions: int = 5
+    #: Sessions in the system at a time, for the cost of an iteration against their number.
+    concurrent: Sequence[int] = (16, 64, 128, 512, 1024, 4096)
+    #: Iterations of one repetition, about.
+    iterations: int = 200_000
+    #: Sessions of the run that the plain Python reference does too; 0 leaves it out.
+    reference_sessions: int = 24
+    num_envs: Sequence[int] = (64, 256)
+    env_steps: int = 400
+    train_envs: int = 64
+    train_steps: int = 256  #: of each environment in a rollout
+    train_sessions: int = 400
+    forks_per_trace: int = 250
+    #: Sessions of the traces whose evaluation is weighed; empty leaves it out.
+    evaluated_sessions: Sequence[int] = (10_000, 100_000)
+    train_rounds: int = 4  #: of the run whose memory is weighed; 0 leaves it out
+
+
+def median_s(
+    run: Callable[[], object], repetitions: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Median duration of a run, seconds of the clock; the first repetition is not counted."""
+    run()
+    durations = []
+    for _ in range(repetitions):
+        start = clock()
+        run()
+        durations.append(clock() - start)
+    return statistics.median(durations)
