@@ -11,6 +11,7 @@ from rlkv_agents.evaluate import evaluate, paired_ratio, summarize
 from rlkv_agents.load_sweep import load_sweep
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.timeline import memory_timeline
+from rlkv_agents.train import START_RULE
 from rlkv_engine.errors import InputError
 from rlkv_engine.state import NEW, RESUME
 from rlkv_envs.scenario import Scenario
@@ -19,7 +20,7 @@ from rlkv_envs.workloads import Split
 RECORD_VERSION = 1
 #: Paired test seeds of an evaluation.
 DEFAULT_SEEDS = tuple(range(16))
-#: Policies whose memory over time is drawn, beside the learned one.
+#: Decision points with a map each.
 _POINTS = {"NEW": NEW, "RESUME": RESUME}
 
 
@@ -85,7 +86,7 @@ def picture_data(
     maps = {
         point: {
             name: decision_map(scenario, by_name[name], kind)
-            for name in sorted(shown)
+            for name in sorted(shown | {START_RULE})
             if not _answers_eagerly(by_name[name])
         }
         for point, kind in _POINTS.items()

@@ -185,7 +185,7 @@ def test_discarded_blocks_serve_again_until_they_are_overwritten(
 
 
 def test_overwriting_takes_the_tail_and_no_more_than_is_needed() -> None:
-    # 3 soft blocks and 5 free ones; the newcomer needs 6, so that one is overwritten: 8 tokens stay.
+    # 3 soft blocks and 5 free ones; the newcomer needs 6: one is overwritten, 8 tokens stay.
     sessions = [PAUSING, [Turn(24, 0, 1, LAST)]]
     engine = engine_of(sessions, [0.0, 3.0], num_device_blocks=8)
     answer_call(engine, 0, S.DISCARD)
