@@ -34,6 +34,8 @@ from rlkv_engine.errors import IntegrityError
 from rlkv_engine.profile import Profile, load_profile
 
 PROFILES = ("gptj-6b-a100", "gptj-6b-a100-40gb")
+
+
 @dataclass(frozen=True, slots=True)
 class ValidationConfig:
     """How long the runs are."""

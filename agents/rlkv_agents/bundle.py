@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from rlkv_engine.observe import FEATURES
 
 #: Raised with every change that older readers would misread.
 FORMAT_VERSION = 1
+VERBS = ["PRESERVE", "SWAP", "DISCARD"]
 WEIGHTS_FILE = "weights.safetensors"
 METADATA_FILE = "bundle.json"
 #: A bundle is a few kilobytes; anything larger than this is not one.
@@ -60,7 +62,7 @@ def save_bundle(folder: Path, policy: AgentPolicy, metadata: Mapping[str, Any]) 
             {"name": f.name, "low": f.low, "high": f.high, "scale": 1.0, "offset": 0.0}
             for f in FEATURES
         ],
-        "verbs": ["PRESERVE", "SWAP", "DISCARD"],
+        "verbs": VERBS,
         "hidden": len(tensors["bias_1"]),
         "prior": policy.prior if policy.weights is not None else 1.0,
         "rule": {"name": policy.rule.name, "constants": _constants(policy)},
@@ -93,16 +95,14 @@ def load_bundle(folder: Path | str) -> Bundle:
         )
     try:
         tensors = load(payload)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"not a safetensors file: {error}", path=weights_path) from error
     _check_tensors(tensors, int(document["hidden"]), weights_path)
-    rule = document["rule"]
-    policy = from_tensors(
-        str(document["name"]),
-        make_rule(rule["name"], rule["constants"]),
-        float(document["prior"]),
-        tensors,
-    )
+    try:
+        rule = make_rule(document["rule"]["name"], document["rule"]["constants"])
+    except InputError as error:
+        raise InputError(error.reason, path=meta_path) from error
+    policy = from_tensors(str(document["name"]), rule, float(document["prior"]), tensors)
     return Bundle(policy, document)
 
 
@@ -128,13 +128,13 @@ def _read(path: Path) -> bytes:
 def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(_read(path))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {error}", path=path) from error
     if not isinstance(document, dict):
         raise InputError("not a JSON object", path=path)
     version = document.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise InputError(f"format_version must be a whole number (got {version!r})", path=path)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise InputError(f"format_version must be 1 or more (got {version!r})", path=path)
     if version > FORMAT_VERSION:
         raise InputError(
             f"format_version {version} is newer than {FORMAT_VERSION}, the newest this rlkv reads",
@@ -155,10 +155,13 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     constants = rule.get("constants")
     if not isinstance(rule.get("name"), str) or not isinstance(constants, dict):
         raise InputError("rule needs a name and constants", path=path)
-    if not all(isinstance(v, int | float) and np.isfinite(v) for v in constants.values()):
-        raise InputError(f"rule constants must be finite numbers (got {constants})", path=path)
-    if not 0.0 <= float(document["prior"]) < 1e6:
-        raise InputError(f"prior must be 0 or more and finite (got {document['prior']})", path=path)
+    for name, value in constants.items():
+        if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            raise InputError(f"rule constant {name!r} must be a finite number", path=path)
+    if not 0.0 <= document["prior"] < 1e6:
+        raise InputError("prior must be a number from 0 to a million", path=path)
+    if document.get("verbs") != VERBS:
+        raise InputError(f"verbs must be {', '.join(VERBS)}", path=path)
     _check_observations(document["observations"], path)
     return document
 
@@ -170,6 +173,8 @@ def _check_observations(observations: list[Any], path: Path) -> None:
     for i, (name, feature) in enumerate(zip(names, FEATURES, strict=True)):
         if name != feature.name:
             raise InputError(f"observation {i} is {name!r}, here it is {feature.name!r}", path=path)
+        if (observations[i].get("scale"), observations[i].get("offset")) != (1.0, 0.0):
+            raise InputError(f"observation {name} must have scale 1 and offset 0", path=path)
 
 
 def _check_tensors(tensors: Mapping[str, np.ndarray], hidden: int, path: Path) -> None:
@@ -187,6 +192,8 @@ def _check_tensors(tensors: Mapping[str, np.ndarray], hidden: int, path: Path) -
             raise InputError(
                 f"tensor {name} has shape {tensors[name].shape}, expected {shape}", path=path
             )
+        if tensors[name].dtype != np.float32:
+            raise InputError(f"tensor {name} is {tensors[name].dtype}, not float32", path=path)
         bad = np.isnan if name.startswith("range_") else lambda x: ~np.isfinite(x)
         if bad(tensors[name]).any():
             raise InputError(f"tensor {name} holds numbers that are not finite", path=path)

@@ -1,7 +1,7 @@
 """Benchmarks of rlkv itself: each measures its ratios side by side, in one run.
 
-A bench is a function of a ``Size`` that returns figures and what they were measured on; ``run_bench``
-makes a record of it.
+A bench is a function of a ``Size`` that returns figures and what they were measured on;
+``run_bench`` makes a record of it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def _train(size: Size) -> dict[str, Any]:
 #: Every bench by name, in the order of ``rlkv bench all``; imports what it needs when it runs.
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {"sim": _sim, "env": _env, "train": _train}
 
-#: What is aimed at: figure -> (``at least`` or ``at most``, value).
+#: What is aimed at: figure -> (``>=`` or ``<=``, value).
 AIMS: dict[str, tuple[str, float]] = {
-    "iterations_per_s_128": ("at least", 1e6),
-    "steps_per_cpu_s_over_sb3_trivial": ("at least", 0.6),
-    "evaluation_growth_bytes_per_session": ("at most", 0.0),
+    "iterations_per_s_128": (">=", 1e6),
+    "steps_per_cpu_s_over_sb3_trivial": (">=", 0.6),
+    "evaluation_growth_bytes_per_session": ("<=", 0.0),
 }
 
 
@@ -60,7 +60,7 @@ def run_bench(name: str, size: Size | None = None) -> dict[str, Any]:
     aims = {
         figure: {
             "aim": f"{kind} {value:g}",
-            "met": figures[figure] >= value if kind == "at least" else figures[figure] <= value,
+            "met": figures[figure] >= value if kind == ">=" else figures[figure] <= value,
         }
         for figure, (kind, value) in AIMS.items()
         if figure in figures

@@ -15,7 +15,7 @@ class Size:
     repetitions: int = 5
     #: Sessions in the system at a time, for the cost of an iteration against their number.
     concurrent: Sequence[int] = (16, 64, 128, 512, 1024, 4096)
-    #: Iterations of one repetition, about.
+    #: Iterations of one repetition at 128 sessions, about; with more sessions fewer.
     iterations: int = 200_000
     #: Sessions of the run that the plain Python reference does too; 0 leaves it out.
     reference_sessions: int = 24
@@ -30,14 +30,15 @@ class Size:
     train_rounds: int = 4  #: of the run whose memory is weighed; 0 leaves it out
 
 
-def median_s(
-    run: Callable[[], object], repetitions: int, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Median duration of a run, seconds of the clock; the first repetition is not counted."""
+def median_cpu_s(run: Callable[[], object], repetitions: int) -> float:
+    """Median CPU time of a run, seconds; a first run, which may compile, is not counted.
+
+    CPU time and not wall time: what is measured has one thread, and its core may be shared.
+    """
     run()
     durations = []
     for _ in range(repetitions):
-        start = clock()
+        start = time.process_time()
         run()
-        durations.append(clock() - start)
+        durations.append(time.process_time() - start)
     return statistics.median(durations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,12 @@ def reference_speedup(num_sessions: int) -> float | None:
         split="test",
         num_sessions=2 * num_sessions,
     )
-    from dataclasses import replace
-
     base = load_profile("gptj-6b-a100-40gb")
     profile = replace(base, num_device_blocks=max(24 * num_sessions, 256))
     python_s, python_end_s = _python_s(profile, trace)
-    _compiled_s(profile, trace)
-    compiled_s, compiled_end_s = _compiled_s(profile, trace)
+    # The first run may compile; of the others the median.
+    runs = [_compiled_s(profile, trace) for _ in range(6)][1:]
+    compiled_s, compiled_end_s = sorted(runs)[len(runs) // 2]
     if not np.isclose(python_end_s, compiled_end_s, rtol=1e-9):
         raise RuntimeError(f"different runs: they end at {python_end_s} and {compiled_end_s} s")
     return python_s / compiled_s
@@ -56,9 +55,9 @@ def _compiled_s(profile: Profile, trace: Trace) -> tuple[float, float]:
     rule[R.ESTIMATE] = BY_ELAPSED
     rule[[R.CALL_VERB, R.NEW_VERB, R.RESUME_VERB, R.GROW_VERB]] = SWAP
     engine = Engine(profile, trace, rule, table=fit_pause_table(trace))
-    start = time.perf_counter()
+    start = time.process_time()
     engine.run(RULE_POLICY)
-    return time.perf_counter() - start, engine.now_s
+    return time.process_time() - start, engine.now_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +91,8 @@ def _python_s(profile: Profile, trace: Trace) -> tuple[float, float]:
         sys.path.remove(str(_ROOT))
     modes = session.Modes(mean_pause_s=fit_pause_table(trace).mean_pause_s)
     reference = scheduler.ReferenceScheduler(trace, profile, _SwapLru(session.Verb.SWAP), modes)
-    start = time.perf_counter()
+    start = time.process_time()
     # Without the checks that `run` makes in every iteration.
     while reference.step():
         pass
-    return time.perf_counter() - start, reference.now_s
+    return time.process_time() - start, reference.now_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from dataclasses import replace
@@ -24,21 +23,31 @@ from rlkv_envs.workloads import make_workload
 PROFILE = "gptj-6b-a100-40gb"
 #: Sessions for which the profile's pools and budgets are taken as they are.
 BASE_CONCURRENT = 128
+#: Times that memory with which nobody is ever short of it.
+ROOMY = 8.0
 HIDDEN = 64
+_COUNTERS = {
+    "decisions": S.NUM_DECISIONS,
+    "preemptions": S.NUM_PREEMPTIONS,
+    "blocks_out": S.BLOCKS_OUT,
+    "blocks_in": S.BLOCKS_IN,
+}
 
 
-def profile_for(num_concurrent: int) -> Profile:
+def profile_for(num_concurrent: int, memory: float = 1.0) -> Profile:
     """The profile with pools and budgets in proportion to the sessions in the system.
 
-    So memory is as short for each session at every size: about a third of what all of them want.
+    So memory is as short for each session at every size: with ``memory`` 1 it holds about a third
+    of what all of them want.
     """
     base = load_profile(PROFILE)
     part = num_concurrent / BASE_CONCURRENT
+    num_device_blocks = round(base.num_device_blocks * part * memory)
     max_num_seqs = max(2 * num_concurrent, 16)
     return replace(
         base,
         # At least two sessions of the longest context, 2048 tokens, fit.
-        num_device_blocks=max(round(base.num_device_blocks * part), 2 * 2048 // base.block_size),
+        num_device_blocks=max(num_device_blocks, 2 * 2048 // base.block_size),
         num_host_blocks=max(round(base.num_host_blocks * part), 1),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max(round(base.max_num_batched_tokens * part), max_num_seqs),
@@ -50,22 +59,25 @@ def sim(size: Size) -> dict[str, Any]:
     figures: dict[str, float] = {}
     conditions: dict[str, Any] = {}
     for num_concurrent in size.concurrent:
-        run = ClosedRun(num_concurrent, size.iterations)
+        run = ClosedRun(profile_for(num_concurrent), num_concurrent, size.iterations)
         speed = run.measure(RULE_POLICY, size.repetitions)
         figures[f"iterations_per_s_{num_concurrent}"] = speed["iterations_per_s"]
-        conditions[str(num_concurrent)] = run.conditions(speed)
+        conditions[str(num_concurrent)] = _conditions(speed)
         if num_concurrent == BASE_CONCURRENT or len(size.concurrent) == 1:
             figures["decisions_per_s"] = speed["decisions_per_s"]
-            slow = ClosedRun(num_concurrent, size.iterations, log_rows=1)
-            each = slow.measure(RULE_POLICY, size.repetitions)
-            figures[f"iterations_per_s_{num_concurrent}_no_sprint"] = each["iterations_per_s"]
-            weights = [
-                np.zeros(shape)
-                for shape in ((HIDDEN, NUM_FEATURES), HIDDEN, (HIDDEN, HIDDEN), HIDDEN)
-            ]
-            network = make_policy([*weights, np.zeros((3, HIDDEN)), np.zeros(3)], prior=1.0)
-            learned = run.measure(network, size.repetitions)
+            learned = run.measure(_network(), size.repetitions)
             figures["decisions_per_s_network"] = learned["decisions_per_s"]
+            for name, profile, log_rows in (
+                # With a log every iteration is run by itself.
+                ("no_sprint", profile_for(num_concurrent), 1),
+                ("memory_for_all", profile_for(num_concurrent, ROOMY), 0),
+                ("memory_for_all_no_sprint", profile_for(num_concurrent, ROOMY), 1),
+            ):
+                variant = ClosedRun(profile, num_concurrent, size.iterations, log_rows)
+                speed = variant.measure(RULE_POLICY, size.repetitions)
+                key = f"{num_concurrent}_{name}"
+                figures[f"iterations_per_s_{key}"] = speed["iterations_per_s"]
+                conditions[key] = _conditions(speed)
     if size.reference_sessions:
         speedup = reference_speedup(size.reference_sessions)
         if speedup is not None:
@@ -83,75 +95,60 @@ def sim(size: Size) -> dict[str, Any]:
     }
 
 
+def _network() -> Policy:
+    """A network of the trained size; zeros, so that it answers as the rule does."""
+    shapes = ((HIDDEN, NUM_FEATURES), HIDDEN, (HIDDEN, HIDDEN), HIDDEN, (3, HIDDEN), 3)
+    return make_policy([np.zeros(shape) for shape in shapes], prior=1.0)
+
+
+def _conditions(speed: dict[str, float]) -> dict[str, float]:
+    """What happened in the stretch that was measured, for each 1000 iterations."""
+    kilo = speed["iterations"] / 1000
+    return {"iterations": speed["iterations"], "cpu_s": speed["cpu_s"]} | {
+        f"{name}_per_1000_iterations": speed[name] / kilo for name in _COUNTERS
+    }
+
+
 class ClosedRun:
     """A closed loop of crossover sessions under the house rule, past its start."""
 
-    def __init__(self, num_concurrent: int, iterations: int, log_rows: int = 0) -> None:
-        profile = profile_for(num_concurrent)
-        # A session takes about 6 turns of 66 iterations and 8 s of pauses; in the system that
-        # makes a few hundred iterations, longer where it waits for memory.
-        num_sessions = 3 * num_concurrent + round(iterations * num_concurrent / 300)
+    def __init__(
+        self, profile: Profile, num_concurrent: int, iterations: int, log_rows: int = 0
+    ) -> None:
+        part = BASE_CONCURRENT / num_concurrent
+        self._iterations = round(iterations * min(part, 2.0))
+        # A session is in the system for 400 iterations or more.
+        num_sessions = 4 * num_concurrent + round(self._iterations * num_concurrent / 400)
         scenario = Scenario(
             "bench", profile, make_workload("crossover"), rate_per_s=1.0, num_sessions=num_sessions
         )
         trace = closed_loop(scenario, num_concurrent).trace(seed=0, split="test")
         table = scenario.table
-        self._engine = Engine(
-            profile, trace, House().params(table), table=table, log_rows=log_rows
-        )
-        self._iterations = iterations
-        self._log_rows = log_rows
+        self._engine = Engine(profile, trace, House().params(table), table=table, log_rows=log_rows)
         # Past the start, when all sessions have just arrived.
-        self._advance(self._engine, RULE_POLICY, num_finished=num_concurrent)
+        while self._engine.state.n[S.NUM_FINISHED] < num_concurrent:
+            self._engine.run(RULE_POLICY, self._engine.now_s + 1.0)
 
     def measure(self, policy: Policy, repetitions: int) -> dict[str, float]:
         """Medians over repetitions of the same stretch of the run; compiling is not counted."""
-        until_s = self._until_s(policy)
-        durations = []
-        counts: dict[str, float] = {}
-        for repetition in range(repetitions + 1):
-            engine = self._engine.fork()
-            before = engine.state.n.copy()
-            start = time.perf_counter()
-            engine.run(policy, until_s)
-            duration = time.perf_counter() - start
-            if repetition > 0:
-                durations.append(duration)
-            after = engine.state.n
-            counts = {
-                "iterations": float(after[S.ITERATION] - before[S.ITERATION]),
-                "decisions": float(after[S.NUM_DECISIONS] - before[S.NUM_DECISIONS]),
-                "preemptions": float(after[S.NUM_PREEMPTIONS] - before[S.NUM_PREEMPTIONS]),
-                "blocks_out": float(after[S.BLOCKS_OUT] - before[S.BLOCKS_OUT]),
-                "blocks_in": float(after[S.BLOCKS_IN] - before[S.BLOCKS_IN]),
-            }
-        wall_s = statistics.median(durations)
-        return counts | {
-            "wall_s": wall_s,
-            "iterations_per_s": counts["iterations"] / wall_s,
-            "decisions_per_s": counts["decisions"] / wall_s,
-        }
-
-    def conditions(self, speed: dict[str, float]) -> dict[str, float]:
-        """What happened in the stretch that was measured, for each 1000 iterations."""
-        kilo = speed["iterations"] / 1000
-        names = ("decisions", "preemptions", "blocks_out", "blocks_in")
-        return {"iterations": speed["iterations"], "wall_s": speed["wall_s"]} | {
-            f"{name}_per_1000_iterations": speed[name] / kilo for name in names
-        }
-
-    def _until_s(self, policy: Policy) -> float:
-        # The moment at which about so many iterations have passed: the stretch to repeat.
         engine = self._engine.fork()
-        start_s, goal = engine.now_s, self._engine.state.n[S.ITERATION] + self._iterations
-        while engine.state.n[S.ITERATION] < goal:
-            if engine.run(policy, engine.now_s + 1.0):
-                break
-        return start_s + 0.98 * (engine.now_s - start_s)
-
-    def _advance(self, engine: Engine, policy: Policy, num_finished: int) -> None:
-        while engine.state.n[S.NUM_FINISHED] < num_finished:
-            if engine.run(policy, engine.now_s + 1.0):
-                raise RuntimeError("the run ended before its sessions did")
-        if not math.isfinite(engine.now_s):
-            raise RuntimeError("the clock ran away")
+        before = engine.state.n.copy()
+        goal = before[S.ITERATION] + self._iterations
+        while engine.state.n[S.ITERATION] < goal and not engine.run(policy, engine.now_s + 1.0):
+            pass
+        until_s, after = engine.now_s, engine.state.n.copy()
+        durations = []
+        for _ in range(repetitions):
+            engine = self._engine.fork()
+            start = time.process_time()
+            engine.run(policy, until_s)
+            durations.append(time.process_time() - start)
+        cpu_s = statistics.median(durations)
+        counts = {name: float(after[i] - before[i]) for name, i in _COUNTERS.items()}
+        iterations = float(after[S.ITERATION] - before[S.ITERATION])
+        return counts | {
+            "iterations": iterations,
+            "cpu_s": cpu_s,
+            "iterations_per_s": iterations / cpu_s,
+            "decisions_per_s": counts["decisions"] / cpu_s,
+        }

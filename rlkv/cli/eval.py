@@ -19,6 +19,8 @@ from rlkv.cli.scenario_options import (
     TraceFile,
     WorkloadName,
     build_scenario,
+    check_seeds,
+    check_writable,
     rebuild_scenario,
     scenario_inputs,
 )
@@ -69,6 +71,9 @@ def eval_command(
         _replay(replay, as_json)
         return
     built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
+    check_seeds(seeds)
+    if out is not None:
+        check_writable(out)
     policies, learned = _policies(built, bundle, tune)
     record = _evaluate(built, policies, learned, list(range(seeds)))
     record["inputs"] = scenario_inputs(built, trace)

@@ -25,6 +25,7 @@ def progress_bars() -> Iterator[OnProgress]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -38,12 +39,19 @@ def progress_bars() -> Iterator[OnProgress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks: dict[str, object] = {}
+    progress = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, TaskID] = {}
 
-        def on_progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(_TITLES.get(stage, stage), total=total)
-            progress.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+    def on_progress(stage: str, done: int, total: int) -> None:
+        if not tasks:
+            progress.start()
+        if stage not in tasks:
+            tasks[stage] = progress.add_task(_TITLES.get(stage, stage), total=total)
+        progress.update(tasks[stage], completed=done, total=total)
 
+    try:
         yield on_progress
+    finally:
+        # Nothing is printed where nothing was begun: an error that comes first stands alone.
+        if tasks:
+            progress.stop()

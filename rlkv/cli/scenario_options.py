@@ -70,7 +70,9 @@ def build_scenario(
     if trace is not None:
         machine = load_profile(profile or _TRACE_PROFILE)
         replayed = _replayed(trace, machine.device_tokens)
-        rate = rate_per_s or _fitting_rate(replayed, machine.device_tokens)
+        rate = rate_per_s
+        if rate is None:
+            rate = _fitting_rate(replayed, machine.device_tokens)
         scenario = Scenario(f"trace:{trace.name}", machine, replayed, rate, _TRACE_SESSIONS)
     else:
         scenario = load_scenario(name or DEFAULT_SCENARIO)
@@ -79,9 +81,11 @@ def build_scenario(
         if workload is not None:
             scenario = replace(scenario, workload=make_workload(workload))
         if profile is not None or workload is not None:
-            rate = _fitting_rate(scenario.workload, scenario.profile.device_tokens)
+            rate = rate_per_s
+            if rate is None:
+                rate = _fitting_rate(scenario.workload, scenario.profile.device_tokens)
             label = f"{scenario.workload.name}@{scenario.profile.name}"
-            scenario = replace(scenario, name=label).at_rate(rate_per_s or rate)
+            scenario = replace(scenario, name=label).at_rate(rate)
         elif rate_per_s is not None:
             scenario = scenario.at_rate(rate_per_s)
     if num_sessions is not None:
@@ -130,6 +134,23 @@ def rebuild_scenario(inputs: dict[str, object]) -> Scenario:
 
         built = closed_loop(built, int(str(concurrent)))
     return replace(built, name=str(inputs["name"]))
+
+
+def check_seeds(seeds: int) -> None:
+    """Raises ``InputError`` unless there is a trace to judge on: before any work is done."""
+    if seeds < 1:
+        raise InputError(f"--seeds must be 1 or more, got {seeds}")
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder; raises ``InputError`` if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write there: {error.strerror}", path=folder) from error
 
 
 def _replayed(path: Path, device_tokens: int) -> Workload:

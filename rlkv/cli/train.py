@@ -20,6 +20,8 @@ from rlkv.cli.scenario_options import (
     TraceFile,
     WorkloadName,
     build_scenario,
+    check_seeds,
+    check_writable,
     scenario_inputs,
 )
 
@@ -65,7 +67,8 @@ def train_command(
     since = time.monotonic()
     config = TrainConfig(recipe=recipe, seed=seed, num_rounds=rounds)
     built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
-    _check_writable(out)
+    check_seeds(seeds)
+    check_writable(out)
     from rlkv.cli.progress import progress_bars
 
     try:
@@ -112,6 +115,8 @@ def tune_command(
 
     built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
     names = [make_rule(name).name for name in rule] if rule else list(RULES)
+    if out is not None:
+        check_writable(out.parent)
     with progress_bars() as on_progress:
         tuned = tune_all(built, names, on_progress)
     document = {"scenario": built.name, "profile": built.profile.name, "rules": tuned}
@@ -180,18 +185,6 @@ def _counter(on_progress: OnProgress, stage: str, total: int) -> Any:
         on_progress(stage, done, total)
 
     return count
-
-
-def _check_writable(folder: Path) -> None:
-    from rlkv_engine.errors import InputError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"cannot write there: {error.strerror}", path=folder) from error
 
 
 def _write(out: Path, result: TrainResult, record: dict[str, Any], scenario: Scenario) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 #: File that ``--out`` writes.
 RECORD_NAME = "validation.json"
+_MARKS = {"comes out": "=", "direction only": "~", "does not": "x", "not measured": "?"}
 
 
 def register(app: typer.Typer) -> None:
@@ -48,14 +49,20 @@ def _table(record: dict[str, Any]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table("shape", "published", box=SIMPLE, padding=(0, 1, 0, 0))
+    caption = ", ".join(f"{mark} {verdict}" for verdict, mark in _MARKS.items())
+    table = Table("shape", "published", box=SIMPLE, padding=(0, 1, 0, 0), caption=caption)
     for profile in record["figures"]:
-        table.add_column(profile, justify="right")
-        table.add_column("verdict")
+        table.add_column(profile, justify="right", overflow="fold", width=12)
     for shape in record["shapes"]:
         cells = []
         for profile in record["figures"]:
-            value = shape["ours"][profile]
-            cells += ["none" if value is None else f"{value:.4g}", shape["verdict"][profile]]
+            value, mark = shape["ours"][profile], _MARKS[shape["verdict"][profile]]
+            cells.append(f"{_number(value)} {mark}")
         table.add_row(shape["shape"], shape["published"], *cells)
     return table
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "none"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

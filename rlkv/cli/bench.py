@@ -1,0 +1,78 @@
+"""``rlkv bench``: how fast and how large rlkv itself is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+#: Where ``bench all`` writes its records.
+RESULTS = Path("bench/results")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``bench``."""
+    app.command("bench")(bench_command)
+
+
+def bench_command(
+    name: Annotated[str, typer.Argument(help="sim, env, train, or all.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"Write the record to this file; with all: to this folder [{RESULTS}]."),
+    ] = None,
+) -> None:
+    """Measure speed and memory; ratios are measured side by side, in one run."""
+    from rich.console import Console
+
+    from rlkv.bench import BENCHES, run_bench
+
+    chosen = list(BENCHES) if name == "all" else [name]
+    records = []
+    for each in chosen:
+        with Console(stderr=True).status(f"bench {each}"):
+            record = run_bench(each)
+        records.append(record)
+        if name == "all":
+            _write(record, (out or RESULTS) / f"{each}.json")
+        elif out is not None:
+            _write(record, out)
+    if as_json:
+        typer.echo(json.dumps(records if name == "all" else records[0]))
+        return
+    Console().print(figures_table(records))
+
+
+def figures_table(records: list[dict[str, Any]]) -> Table:
+    """One row a figure, with its aim."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table("bench", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("figure", overflow="fold")
+    table.add_column("value", justify="right")
+    table.add_column("aim", no_wrap=True)
+    for record in records:
+        for figure, value in record["figures"].items():
+            aim = record["aims"].get(figure)
+            said = "" if aim is None else f"{aim['aim']}: {'met' if aim['met'] else 'missed'}"
+            table.add_row(record["bench"], figure, _number(value), said)
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _write(record: dict[str, Any], path: Path) -> None:
+    from rlkv_envs.traces.whole_file import whole_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())
