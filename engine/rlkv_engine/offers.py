@@ -51,6 +51,7 @@ from rlkv_engine.state import (
     OFFER_NEED,
     OFFER_RANK,
     OFFER_SHORT,
+    OFFER_SKIPPED,
     OFFER_SLOT,
     PAUSED_LIST,
     PENDING,
@@ -78,6 +79,9 @@ from rlkv_engine.state import (
 
 # What `obtain` says.
 BLOCKED, READY, ASKING = 0, 1, 2
+#: Candidates that may be kept in one offer before the rule takes over: without a bound, a policy
+#: that keeps everybody is asked about every paused session in every iteration.
+MAX_SKIPPED = 8
 
 
 @jit
@@ -161,6 +165,8 @@ def _force(st: State, kind: int, requester: int, need: int, own_soft: int) -> No
     while kind != NEW and need > _available(st, own_soft) + st.n[PENDING]:
         s = _best_candidate(st, True)
         if s < 0:
+            s = _best_candidate(st, False)
+        if s < 0:
             break
         take = min(need - _available(st, own_soft) - st.n[PENDING], st.slot[KEEP, s])
         take_blocks(st, s, forced_verb(st, kind, s), take)
@@ -195,10 +201,11 @@ def obtain(st: State, kind: int, requester: int, need: int, own_soft: int) -> in
         st.n[OFFER_NEED] = need
         st.n[OFFER_ID] += 1
         st.n[OFFER_RANK] = 0
+        st.n[OFFER_SKIPPED] = 0
         st.n[OFFER_SHORT] = need + st.n[SLACK] - _available(st, own_soft) - st.n[PENDING]
         take_snapshot(st)
     if st.n[OFFER_SHORT] > 0:
-        s = _best_candidate(st, False)
+        s = _best_candidate(st, False) if st.n[OFFER_SKIPPED] < MAX_SKIPPED else NOBODY
         if s >= 0:
             _ask(st, kind, s, min(st.n[OFFER_SHORT], st.slot[KEEP, s]))
             return ASKING
@@ -244,7 +251,9 @@ def answer(st: State, verb: int, lease_s: float) -> None:
     if verb != PRESERVE:
         st.n[OFFER_SHORT] -= st.n[DECISION_TAKE]
         take_blocks(st, s, verb, st.n[DECISION_TAKE])
-    elif st.n[OFFER_KIND] == NEW:
+    elif st.n[OFFER_KIND] != NEW:
+        st.n[OFFER_SKIPPED] += 1
+    else:
         st.n[NEW_REFUSED] = 1
         st.f[RETRY_AT] = st.f[NOW] + max(0.5, 0.1 * st.f[MEAN_PAUSE_S])
         st.f[REFUSED_SCORE] = longest_remaining_s(st)

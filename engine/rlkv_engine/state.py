@@ -117,6 +117,7 @@ ARRIVED_S, FINISH_S = 0, 1
     OFFER_ID,
     OFFER_SHORT,
     OFFER_RANK,
+    OFFER_SKIPPED,  # candidates that were asked and kept
     OFFER_NEED,
     NEW_REFUSED,
     DECISION,  # 1: waiting for a verb
@@ -156,7 +157,7 @@ ARRIVED_S, FINISH_S = 0, 1
     NUM_CONCURRENT,
     ASK_CALL,  # 0: the rule answers CALLs itself
     NUM_COUNTERS,
-) = range(64)
+) = range(65)
 
 # Indices into State.f (floats of an engine): what changes, then its costs.
 (

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from rlkv.cli.scenario_options import (
@@ -14,6 +16,7 @@ from rlkv.cli.scenario_options import (
     Concurrent,
     ProfileName,
     Rate,
+    ScenarioInputs,
     ScenarioName,
     Sessions,
     TraceFile,
@@ -32,6 +35,23 @@ if TYPE_CHECKING:
 
 #: Two runs of one record agree when every mean is this close, relatively.
 AGREEMENT = 1e-9
+
+
+class ReplayedPolicy(msgspec.Struct):
+    """What a replay needs of one policy of a record."""
+
+    rule: str
+    constants: dict[str, float]
+
+
+class ReplayedPart(msgspec.Struct):
+    """What a replay needs of one scenario of a record."""
+
+    inputs: ScenarioInputs
+    seeds: list[int]
+    policies: dict[str, ReplayedPolicy]
+    learned: str | None = None
+    bundle: str = ""
 
 
 class DisagreementError(RlkvError):
@@ -76,9 +96,10 @@ def eval_command(
         check_writable(out)
     policies, learned = _policies(built, bundle, tune)
     record = _evaluate(built, policies, learned, list(range(seeds)))
-    record["inputs"] = scenario_inputs(built, trace)
+    record["inputs"] = scenario_inputs(built, trace, profile)
     if bundle is not None:
-        record["bundle"] = str(bundle)
+        # As seen from the record: a replay looks for it there.
+        record["bundle"] = os.path.relpath(bundle, out or Path())
     if out is not None:
         from rlkv.report.write import write_report
 
@@ -157,18 +178,20 @@ def _replay_one(part: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     from rlkv_agents.policy import AgentPolicy
     from rlkv_agents.rules import make_rule
 
-    if "inputs" not in part:
-        raise InputError("the record does not say what to replay (no inputs)", path=folder)
-    scenario = rebuild_scenario(part["inputs"])
+    try:
+        asked = msgspec.convert(part, ReplayedPart)
+    except msgspec.ValidationError as error:
+        raise InputError(f"the record does not say what to replay: {error}", path=folder) from error
+    scenario = rebuild_scenario(asked.inputs)
     policies = []
-    for name, entry in part["policies"].items():
-        rule = make_rule(entry["rule"], entry["constants"])
-        if name == part.get("learned"):
-            learned = load_bundle(folder / part["bundle"]).policy
+    for name, policy in asked.policies.items():
+        rule = make_rule(policy.rule, policy.constants)
+        if name == asked.learned:
+            learned = load_bundle(folder / asked.bundle).policy
             policies.append(replace(learned, name=name, rule=rule))
         else:
             policies.append(AgentPolicy(name, rule))
-    again = _evaluate(scenario, policies, part.get("learned"), part["seeds"])
+    again = _evaluate(scenario, policies, asked.learned, asked.seeds)
     rows = []
     for name, entry in part["policies"].items():
         recorded = entry["normalized_latency_s"]["mean"]

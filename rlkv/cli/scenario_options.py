@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from rlkv_engine.errors import InputError
@@ -36,6 +37,9 @@ Concurrent = Annotated[
 Sessions = Annotated[int | None, typer.Option("--sessions", help="Sessions in a trace.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+#: What one trace, and one evaluation, may hold: a slip of the keyboard should not fill the memory.
+MAX_SESSIONS = 1_000_000
+MAX_SEEDS = 10_000
 DEFAULT_SCENARIO = "crossover-slow"
 #: Replayed traces: sessions in an evaluation, machine, and the limits they are brought to.
 _TRACE_SESSIONS = 400
@@ -89,57 +93,72 @@ def build_scenario(
         elif rate_per_s is not None:
             scenario = scenario.at_rate(rate_per_s)
     if num_sessions is not None:
+        if num_sessions > MAX_SESSIONS:
+            raise InputError(f"--sessions must be at most {MAX_SESSIONS}, got {num_sessions}")
         scenario = scenario.with_sessions(num_sessions)
     if num_concurrent is not None:
         scenario = closed_loop(scenario, num_concurrent)
     return scenario
 
 
-def scenario_inputs(scenario: Scenario, trace: Path | None) -> dict[str, object]:
-    """What ``rebuild_scenario`` needs, as JSON values of a record."""
+class ScenarioInputs(msgspec.Struct):
+    """What ``rebuild_scenario`` needs, as it stands in a record."""
+
+    name: str
+    profile: str  #: a shipped name, or the TOML that ``--profile`` named
+    workload: str
+    trace: str | None
+    rate_per_s: float
+    num_concurrent: int | None
+    num_sessions: int
+
+
+def scenario_inputs(
+    scenario: Scenario, trace: Path | None, profile: str | None = None
+) -> dict[str, object]:
+    """``ScenarioInputs`` as JSON values; ``trace`` and ``profile`` are what the options said."""
     from rlkv_envs.workloads.arrivals import ClosedLoop
 
     arrivals = scenario.arrivals
-    return {
-        "name": scenario.name,
-        "profile": scenario.profile.name,
-        "workload": scenario.workload.name,
-        "trace": None if trace is None else str(trace),
-        "rate_per_s": scenario.rate_per_s,
-        "num_concurrent": arrivals.num_concurrent if isinstance(arrivals, ClosedLoop) else None,
-        "num_sessions": scenario.num_sessions,
-    }
+    inputs = ScenarioInputs(
+        name=scenario.name,
+        profile=profile or scenario.profile.name,
+        workload=scenario.workload.name,
+        trace=None if trace is None else str(trace),
+        rate_per_s=scenario.rate_per_s,
+        num_concurrent=arrivals.num_concurrent if isinstance(arrivals, ClosedLoop) else None,
+        num_sessions=scenario.num_sessions,
+    )
+    return msgspec.structs.asdict(inputs)
 
 
-def rebuild_scenario(inputs: dict[str, object]) -> Scenario:
+def rebuild_scenario(inputs: ScenarioInputs) -> Scenario:
     """The scenario of a record.
 
     Raises:
         InputError: something it names is not there any more.
     """
-    trace = inputs.get("trace")
-    by_trace = isinstance(trace, str)
+    trace = None if inputs.trace is None else Path(inputs.trace)
     built = build_scenario(
         None,
-        str(inputs["profile"]),
-        None if by_trace else str(inputs["workload"]),
-        Path(str(trace)) if by_trace else None,
-        float(str(inputs["rate_per_s"])),
+        inputs.profile,
+        None if trace is not None else inputs.workload,
+        trace,
+        inputs.rate_per_s,
         None,
-        int(str(inputs["num_sessions"])),
+        inputs.num_sessions,
     )
-    concurrent = inputs.get("num_concurrent")
-    if concurrent is not None:
+    if inputs.num_concurrent is not None:
         from rlkv_envs.scenario import closed_loop
 
-        built = closed_loop(built, int(str(concurrent)))
-    return replace(built, name=str(inputs["name"]))
+        built = closed_loop(built, inputs.num_concurrent)
+    return replace(built, name=inputs.name)
 
 
 def check_seeds(seeds: int) -> None:
     """Raises ``InputError`` unless there is a trace to judge on: before any work is done."""
-    if seeds < 1:
-        raise InputError(f"--seeds must be 1 or more, got {seeds}")
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise InputError(f"--seeds must be 1 to {MAX_SEEDS}, got {seeds}")
 
 
 def check_writable(folder: Path) -> None:
@@ -155,16 +174,22 @@ def check_writable(folder: Path) -> None:
 
 def _replayed(path: Path, device_tokens: int) -> Workload:
     from rlkv_envs.traces import read_trace
-    from rlkv_envs.workloads import TraceWorkload
+    from rlkv_envs.workloads import SPLITS, TraceWorkload
 
     # Contexts are rescaled to what the device can serve, never filtered; whole sessions of hundreds
     # of turns, with pauses of hours, would make every run one transient.
-    return TraceWorkload(
+    workload = TraceWorkload(
         read_trace(path),
         max_context_tokens=min(device_tokens // 8, MAX_CONTEXT_TOKENS),
         max_turns=MAX_TURNS,
         max_pause_s=MAX_PAUSE_S,
     )
+    try:
+        for split in SPLITS:
+            workload.pool(split)
+    except InputError as error:
+        raise InputError(error.reason, path=path) from error
+    return workload
 
 
 def _fitting_rate(workload: Workload, device_tokens: int) -> float:

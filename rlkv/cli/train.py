@@ -83,7 +83,7 @@ def train_command(
         typer.echo(f"stopped; what was learnt is in {out / 'checkpoint'}: go on with --resume")
         raise
     record["wall_s"] = time.monotonic() - since
-    record["inputs"] = scenario_inputs(built, trace)
+    record["inputs"] = scenario_inputs(built, trace, profile)
     record["bundle"] = "bundle"
     _write(out, result, record, built)
     _print(record, out, as_json)

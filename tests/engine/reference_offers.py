@@ -8,6 +8,9 @@ from math import ceil
 from tests.engine.reference_memory import Memory
 from tests.engine.reference_session import Kind, Phase, Session, Verb
 
+#: Candidates that may be kept in one offer.
+MAX_SKIPPED = 8
+
 
 @dataclass(slots=True)
 class Refusal:
@@ -71,13 +74,17 @@ class Offers:
                 return
             else:
                 skipped.append(victim)
-        for victim in skipped:
-            if not self._lacks(requester, need):
-                return
-            # Ambiguous: the amount; here what is missing, without the slack.
+                if len(skipped) == MAX_SKIPPED:
+                    break
+        while kind is not Kind.NEW and self._lacks(requester, need):
+            forced = skipped.pop(0) if skipped else self._next_candidate(asked)
+            if forced is None:
+                break
+            asked.append(forced)
+            # The amount is what is missing, without the slack.
             available = self.memory.available(requester) + self.memory.pending
-            take = min(need - available, victim.keep)
-            self._take_from(victim, self.policy.forced(victim, kind, self.memory.now_s), take)
+            take = min(need - available, forced.keep)
+            self._take_from(forced, self.policy.forced(forced, kind, self.memory.now_s), take)
         self._preempt_for(requester, kind, need)
 
     def _next_candidate(self, asked: list[Session]) -> Session | None:
