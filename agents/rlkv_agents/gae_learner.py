@@ -37,6 +37,7 @@ class GaeLearner(Learner):
         """Rollouts and updates on traces of this round alone."""
         env = self._make_env(number)
         model = self._model_on(env)
+        env.seed(1000 * self.seed + number)  # building a model seeds its environment too
         torch.manual_seed(1000 * self.seed + number)
         np.random.seed(1000 * self.seed + number)  # SB3 shuffles minibatches with the global one
         model.learn(
