@@ -78,6 +78,8 @@ def test_masks_reach_sb3_contrib() -> None:
 
 def test_maskable_ppo_trains_on_it() -> None:
     env = vec_env(horizon_s=15.0)
-    model = MaskablePPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, device="cpu")
+    model = MaskablePPO(
+        "MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu"
+    )
     model.learn(4 * 64 * NUM_ENVS)
     assert len(model.ep_info_buffer or []) > 0
