@@ -26,9 +26,9 @@ from rlkv_engine.errors import InputError
 from rlkv_engine.loop import RULE_POLICY
 from rlkv_envs.scenario import closed_loop
 from tests.agents.small_scenario import random_network, small_scenario
+from tests.engine.hand_machine import MACHINE, decode_s, prefill_s
 from tests.engine.reference_session import Turn
 from tests.engine.reference_worlds import make_trace
-from tests.engine.test_engine import MACHINE, decode_s, prefill_s
 
 SCENARIO = small_scenario()
 TABLE = SCENARIO.table
