@@ -8,7 +8,7 @@ values that ``rlkv tune`` tries.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -25,7 +25,8 @@ from rlkv_engine.state import DISCARD, PRESERVE, SWAP, SWAP_NOW
 class Rule:
     """Base of all rules: keep everything, take by expected remaining pause, discard what is taken.
 
-    ``params`` turns the fields into the vector that the compiled loop reads.
+    ``params`` turns the fields into the vector that the compiled loop reads. When memory is short
+    every rule asks for ``slack_ratio`` of the device pool more than is missing.
     """
 
     name: ClassVar[str] = ""
@@ -33,11 +34,12 @@ class Rule:
     #: True: uses what nobody can know; a reference point, not a competitor.
     sees_future: ClassVar[bool] = False
     #: Constants that `rlkv tune` varies: field -> values, in units of the workload where named so.
-    grid: ClassVar[Mapping[str, Sequence[float]]] = {}
+    grid: ClassVar[Mapping[str, Sequence[float]]] = {"slack_ratio": (0.0, 0.003, 0.012)}
+    slack_ratio: float = field(default=0.003, kw_only=True)
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """The rule's numbers, shape ``[RULE_SIZE]``."""
-        return _vector(table, order=R.ORDER_REMAINING)
+        return _vector(table, slack_ratio=self.slack_ratio, order=R.ORDER_REMAINING)
 
     def leases(self, profile: Profile, table: PauseTable) -> NDArray[np.float64] | None:
         """Leases by row of ``table`` in seconds, for rules that grant them."""
@@ -56,6 +58,7 @@ def _vector(
     swap_ratio: float = 0.0,
     guard_pauses: float = 0.0,
     eager: bool = False,
+    slack_ratio: float,
 ) -> NDArray[np.float64]:
     params = np.zeros(R.RULE_SIZE)
     params[R.ORDER] = order
@@ -67,6 +70,7 @@ def _vector(
     params[R.SWAP_RATIO] = swap_ratio
     params[R.GUARD_S] = guard_pauses * table.mean_pause_s
     params[R.EAGER] = eager
+    params[R.SLACK_RATIO] = slack_ratio
     return params
 
 
@@ -78,7 +82,14 @@ class AlwaysPreserve(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """New sessions wait; a session that must go on discards the last used."""
-        return _vector(table, order=R.ORDER_ELAPSED, new=PRESERVE, resume=DISCARD, grow=DISCARD)
+        return _vector(
+            table,
+            slack_ratio=self.slack_ratio,
+            order=R.ORDER_ELAPSED,
+            new=PRESERVE,
+            resume=DISCARD,
+            grow=DISCARD,
+        )
 
 
 class AlwaysSwap(Rule):
@@ -90,7 +101,13 @@ class AlwaysSwap(Rule):
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Copy out at the call; what is in the way later is copied out too."""
         return _vector(
-            table, order=R.ORDER_ELAPSED, call=SWAP_NOW, new=SWAP, resume=SWAP, grow=SWAP
+            table,
+            slack_ratio=self.slack_ratio,
+            order=R.ORDER_ELAPSED,
+            call=SWAP_NOW,
+            new=SWAP,
+            resume=SWAP,
+            grow=SWAP,
         )
 
 
@@ -102,7 +119,7 @@ class AlwaysDiscard(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Discard at the call."""
-        return _vector(table, order=R.ORDER_ELAPSED, call=DISCARD)
+        return _vector(table, slack_ratio=self.slack_ratio, order=R.ORDER_ELAPSED, call=DISCARD)
 
 
 class Lru(Rule):
@@ -113,7 +130,7 @@ class Lru(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Least recently used first, discard."""
-        return _vector(table, order=R.ORDER_ELAPSED)
+        return _vector(table, slack_ratio=self.slack_ratio, order=R.ORDER_ELAPSED)
 
 
 class LruSwap(Rule):
@@ -124,7 +141,14 @@ class LruSwap(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Least recently used first, swap."""
-        return _vector(table, order=R.ORDER_ELAPSED, new=SWAP, resume=SWAP, grow=SWAP)
+        return _vector(
+            table,
+            slack_ratio=self.slack_ratio,
+            order=R.ORDER_ELAPSED,
+            new=SWAP,
+            resume=SWAP,
+            grow=SWAP,
+        )
 
 
 class Lazy(Rule):
@@ -143,7 +167,8 @@ class LazySwap(Rule):
     name: ClassVar[str] = "lazy-swap"
     source: ClassVar[str] = "as lazy, victims copied out"
     grid: ClassVar[Mapping[str, Sequence[float]]] = {
-        "guard_pauses": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+        **Rule.grid,
+        "guard_pauses": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
     }
     guard_pauses: float = 0.0
 
@@ -151,6 +176,7 @@ class LazySwap(Rule):
         """Longest expected remainder first, swap, guarded."""
         return _vector(
             table,
+            slack_ratio=self.slack_ratio,
             order=R.ORDER_REMAINING,
             new=SWAP,
             resume=SWAP,
@@ -167,7 +193,15 @@ class TwoTierLru(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Write through, least recently used first, swap."""
-        return _vector(table, order=R.ORDER_ELAPSED, call=SWAP, new=SWAP, resume=SWAP, grow=SWAP)
+        return _vector(
+            table,
+            slack_ratio=self.slack_ratio,
+            order=R.ORDER_ELAPSED,
+            call=SWAP,
+            new=SWAP,
+            resume=SWAP,
+            grow=SWAP,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +216,7 @@ class MinWaste(Rule):
         """Eager review; whatever must go later goes by the same estimate."""
         return _vector(
             table,
+            slack_ratio=self.slack_ratio,
             order=R.ORDER_REMAINING,
             estimate=self.estimate,
             new=SWAP,
@@ -219,13 +254,20 @@ class Ttl(Rule):
     name: ClassVar[str] = "ttl"
     source: ClassVar[str] = "Continuum (arXiv 2511.02230): TTL from the tool's pause distribution"
     grid: ClassVar[Mapping[str, Sequence[float]]] = {
-        "memory_price": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+        **Rule.grid,
+        "memory_price": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
     }
     memory_price: float = 0.2
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Leases at the call; a live lease is only broken for a session that must go on."""
-        return _vector(table, order=R.ORDER_ELAPSED, call=R.CALL_LEASE, new=PRESERVE)
+        return _vector(
+            table,
+            slack_ratio=self.slack_ratio,
+            order=R.ORDER_ELAPSED,
+            call=R.CALL_LEASE,
+            new=PRESERVE,
+        )
 
     def leases(self, profile: Profile, table: PauseTable) -> NDArray[np.float64]:
         """The best lease of every row of the table, seconds."""
@@ -247,7 +289,15 @@ class Mori(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Idlest first, swap, write-through."""
-        return _vector(table, order=R.ORDER_IDLENESS, call=SWAP, new=SWAP, resume=SWAP, grow=SWAP)
+        return _vector(
+            table,
+            slack_ratio=self.slack_ratio,
+            order=R.ORDER_IDLENESS,
+            call=SWAP,
+            new=SWAP,
+            resume=SWAP,
+            grow=SWAP,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +312,8 @@ class House(Rule):
     name: ClassVar[str] = "house"
     source: ClassVar[str] = "docs/decisions/0003-the-house-rule.md"
     grid: ClassVar[Mapping[str, Sequence[float]]] = {
-        "guard_pauses": (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0),
+        **Rule.grid,
+        "guard_pauses": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
         "swap_ratio": (0.0, 1.0, 1e9),
         "write_through": (0.0, 1.0),
         "new_swaps": (0.0, 1.0),
@@ -276,6 +327,7 @@ class House(Rule):
         """Longest expected remainder first."""
         return _vector(
             table,
+            slack_ratio=self.slack_ratio,
             order=R.ORDER_REMAINING,
             call=SWAP if self.write_through else PRESERVE,
             new=SWAP if self.new_swaps else DISCARD,

@@ -15,9 +15,9 @@ class EngineConfig:
     measured on.
     """
 
-    #: More than what is missing is asked for, as a share of the device pool: with asynchronous
-    #: swap-out, decoding eats exactly what was freed while the copy ran.
-    slack_ratio: float = 0.012
+    #: An offer asks for so much more than is missing, as a share of the device pool; None: as much
+    #: as the rule says.
+    slack_ratio: float | None = None
     #: Copies run beside compute; off: the engine waits for them.
     overlap_swap: bool = True
     #: Prompts are computed in chunks under the token budget; off: whole, in one iteration.
@@ -31,5 +31,5 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         """Raises ``InputError`` for a slack outside [0, 1]."""
-        if not 0.0 <= self.slack_ratio <= 1.0:
+        if self.slack_ratio is not None and not 0.0 <= self.slack_ratio <= 1.0:
             raise InputError(f"slack_ratio must be between 0 and 1 (got {self.slack_ratio})")

@@ -14,7 +14,7 @@ from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
 from rlkv_engine.estimates import PauseTable
 from rlkv_engine.profile import Profile
-from rlkv_engine.rule import RULE_SIZE
+from rlkv_engine.rule import RULE_SIZE, SLACK_RATIO
 from rlkv_engine.trace import Trace
 
 
@@ -66,6 +66,8 @@ def build_state(
     floats[S.RULE : S.RULE + RULE_SIZE] = rule
     counters = np.zeros(S.NUM_COUNTERS, np.int64)
     _set_config(counters, profile, config)
+    slack_ratio = rule[SLACK_RATIO] if config.slack_ratio is None else config.slack_ratio
+    counters[S.SLACK] = math.ceil(slack_ratio * profile.num_device_blocks)
     state = S.State(
         slot=np.zeros((num_engines, S.SLOT_ROWS, max(num_slots, profile.block_size)), np.int64),
         real=np.zeros((num_engines, S.REAL_ROWS, max(num_slots, profile.block_size))),
@@ -156,7 +158,6 @@ def _set_config(n: NDArray[np.int64], profile: Profile, config: EngineConfig) ->
     n[S.CHUNKED_PREFILL] = config.chunked_prefill
     n[S.REQUEUE_TO_TAIL] = config.requeue_to_tail
     n[S.REUSE_DISCARDED] = config.reuse_discarded
-    n[S.SLACK] = math.ceil(config.slack_ratio * profile.num_device_blocks)
     n[S.ASK_CALL] = config.ask_call
 
 

@@ -40,8 +40,9 @@ from rlkv_engine.state import (
     SWAP_RATIO,  # AUTO swaps where copying out and in takes less than this share of recomputing
     GUARD_S,  # a new session may not take from one expected back within so many seconds
     EAGER,  # 1: min-waste reviews every paused session in every iteration
+    SLACK_RATIO,  # an offer asks for so much more than is missing, as a share of the device pool
     RULE_SIZE,
-) = range(10)
+) = range(11)
 
 ORDER_REMAINING, ORDER_ELAPSED, ORDER_IDLENESS = 0, 1, 2
 #: CALL_VERB: PRESERVE with the lease of the tool in State.lease_s.

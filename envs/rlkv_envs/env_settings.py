@@ -82,6 +82,7 @@ def house_rule(mean_pause_s: float) -> NDArray[np.float64]:
     rule[[R.RESUME_VERB, R.GROW_VERB]] = R.AUTO
     rule[R.SWAP_RATIO] = 1.0
     rule[R.GUARD_S] = 2.0 * mean_pause_s
+    rule[R.SLACK_RATIO] = 0.003
     return rule
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlkv_agents.evaluate import means, run_policy
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import RULES, House, make_rule
+from rlkv_agents.rules import RULES, House, Rule, make_rule
 from rlkv_agents.train import START_RULE, tune_all, tuned_policies
 from rlkv_agents.tune import (
     NUM_FINALISTS,
@@ -66,7 +66,7 @@ def test_it_picks_the_best_of_the_grid(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 def test_a_grid_is_every_combination() -> None:
-    assert grid_of("lru") == [{}]
+    assert grid_of("lru") == [{"slack_ratio": slack} for slack in Rule.grid["slack_ratio"]]
     house = grid_of("house")
     assert len(house) == np.prod([len(values) for values in House.grid.values()])
     assert len({tuple(constants.items()) for constants in house}) == len(house)
