@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.resources import files
 
 import numpy as np
 
@@ -65,53 +67,56 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A named scenario as data; the rates are about what each machine can just bear."""
+    """A named scenario as data."""
 
     profile: str
     workload: str
     rate_per_s: float
     num_sessions: int
     description: str
+    suite: str | None = None  #: ``trained``, ``unseen``, or None: not in the suite
 
 
-PRESETS: dict[str, Preset] = {
-    "crossover-slow": Preset(
-        "gptj-6b-a100-40gb+link0.125", "crossover", 2.3, 1000,
-        "tool times where the verbs differ, GPT-J-6B on an A100 behind 1/8 of its link",
-    ),
-    "crossover": Preset(
-        "gptj-6b-a100-40gb", "crossover", 2.9, 1000,
-        "tool times where the verbs differ, GPT-J-6B on an A100",
-    ),
-    "crossover-tiny-host": Preset(
-        "gptj-6b-a100-40gb+host0.1", "crossover", 2.3, 1000,
-        "the same with a host tier of a tenth of the device pool",
-    ),
-    "coding": Preset(
-        "llama3-8b-h100", "coding-agent", 0.2, 600,
-        "coding agents, Llama-3-8B on an H100, host memory 1x of the device pool",
-    ),
-    "coding-slow": Preset(
-        "llama3-8b-h100-slow", "coding-agent", 0.2, 600,
-        "the same behind 1/8 of the link",
-    ),
-    "coding-host4x-slow": Preset(
-        "llama3-8b-h100-host4x-slow", "coding-agent", 0.2, 600,
-        "coding agents with four times the host memory behind 1/8 of the link",
-    ),
-    "infercept": Preset(
-        "gptj-6b-a100-40gb", "infercept", 3.0, 2000,
-        "the six augmentations of InferCept, GPT-J-6B on an A100",
-    ),
-    "infercept-slow": Preset(
-        "gptj-6b-a100-40gb+link0.125", "infercept", 2.5, 2000,
-        "the same behind 1/8 of the link",
-    ),
-    "chat-bursts": Preset(
-        "gptj-6b-a100-40gb", "chat-bursts", 2.0, 2000,
-        "chat sessions that arrive in bursts, GPT-J-6B on an A100",
-    ),
-}  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class KneeSetup:
+    """The machine and sessions whose measured knee is the unit of load of other scenarios."""
+
+    profile: str
+    workload: str
+    num_sessions: int
+    rate_per_s: float  #: the knee, as measured
+
+    def scenario(self, name: str) -> Scenario:
+        """The setup as a scenario at its knee."""
+        return Scenario(
+            name,
+            load_profile(self.profile),
+            make_workload(self.workload),
+            self.rate_per_s,
+            self.num_sessions,
+        )
+
+
+def _read_presets() -> tuple[dict[str, KneeSetup], dict[str, Preset]]:
+    text = files("rlkv_envs").joinpath("scenarios.toml").read_text(encoding="utf-8")
+    tables = tomllib.loads(text)
+    knees = {name: KneeSetup(**entry) for name, entry in tables["knee"].items()}
+    presets = {}
+    for name, entry in tables["scenario"].items():
+        knee = knees[entry["knee"]]
+        presets[name] = Preset(
+            profile=entry["profile"],
+            workload=knee.workload,
+            rate_per_s=round(knee.rate_per_s * entry["load"], 6),
+            num_sessions=knee.num_sessions,
+            description=entry["description"],
+            suite=entry.get("suite"),
+        )
+    return knees, presets
+
+
+#: Scenarios by name, and the knees that their loads are relative to (``scenarios.toml``).
+KNEES, PRESETS = _read_presets()
 
 
 def load_scenario(name: str) -> Scenario:
