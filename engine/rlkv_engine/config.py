@@ -11,8 +11,8 @@ from rlkv_engine.errors import InputError
 class EngineConfig:
     """Switches of the scheduler (docs/scheduler.md); the defaults are what rlkv ships.
 
-    The four switches are comparison modes: they rebuild the engines that published results were
-    measured on.
+    Those of the scheduler are comparison modes: they rebuild the engines that published results
+    were measured on, or show what a mechanism is worth.
     """
 
     #: An offer asks for so much more than is missing, as a share of the device pool; None: as much
@@ -26,6 +26,8 @@ class EngineConfig:
     requeue_to_tail: bool = False
     #: Discarded blocks stay usable until they are overwritten; off: they are gone at once.
     reuse_discarded: bool = True
+    #: A full host drops the copy whose owner is expected back last; off: it takes no more copies.
+    host_victims: bool = True
     #: CALLs are asked of the policy; off: the rule answers them.
     ask_call: bool = True
 

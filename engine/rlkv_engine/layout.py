@@ -158,6 +158,7 @@ def _set_config(n: NDArray[np.int64], profile: Profile, config: EngineConfig) ->
     n[S.CHUNKED_PREFILL] = config.chunked_prefill
     n[S.REQUEUE_TO_TAIL] = config.requeue_to_tail
     n[S.REUSE_DISCARDED] = config.reuse_discarded
+    n[S.HOST_VICTIMS] = config.host_victims
     n[S.ASK_CALL] = config.ask_call
 
 

@@ -24,6 +24,7 @@ from rlkv_engine.state import (
     HOST_HI,
     HOST_LO,
     HOST_RESERVED,
+    HOST_VICTIMS,
     JOB,
     JOB_FLOOR,
     JOB_STAMP,
@@ -203,6 +204,8 @@ def _host_victim(st: State, s: int, own_remaining_s: float) -> int:
 def droppable_host_blocks(st: State, s: int, own_remaining_s: float) -> int:
     """Host blocks that dropping every host victim of ``s`` would free."""
     total = 0
+    if st.n[HOST_VICTIMS] == 0:
+        return total
     for i in range(st.n[NUM_RUN]):
         v = st.slot[RUN, i]
         if (

@@ -153,11 +153,12 @@ ARRIVED_S, FINISH_S = 0, 1
     CHUNKED_PREFILL,
     REQUEUE_TO_TAIL,
     REUSE_DISCARDED,
+    HOST_VICTIMS,
     SLACK,
     NUM_CONCURRENT,
     ASK_CALL,  # 0: the rule answers CALLs itself
     NUM_COUNTERS,
-) = range(65)
+) = range(66)
 
 # Indices into State.f (floats of an engine): what changes, then its costs.
 (

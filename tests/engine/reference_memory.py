@@ -155,6 +155,8 @@ class Memory:
         return True
 
     def _host_victims(self, session: Session) -> list[Session]:
+        if not self.modes.host_victims:
+            return []
         now_s = self.now_s
         remaining_s = self.policy.remaining
         holders = [

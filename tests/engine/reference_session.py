@@ -51,6 +51,7 @@ class Modes:
     chunked_prefill: bool = True
     requeue_to_tail: bool = False
     reuse_discarded: bool = True
+    host_victims: bool = True
     slack_ratio: float = 0.012
     mean_pause_s: float = 1.0
 

@@ -181,6 +181,7 @@ def worlds(draw: st.DrawFn) -> World:
         chunked_prefill=draw(st.integers(0, 3)) > 0,
         requeue_to_tail=draw(st.integers(0, 3)) == 0,
         reuse_discarded=draw(st.integers(0, 3)) > 0,
+        host_victims=draw(st.integers(0, 3)) > 0,
         slack_ratio=draw(st.sampled_from([0.0, 0.012, 0.1])),
     )
     takers = st.sampled_from([Verb.SWAP, Verb.DISCARD])

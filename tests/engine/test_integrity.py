@@ -90,6 +90,7 @@ def random_engine(random: Random) -> Engine:
         chunked_prefill=random.random() < 0.8,
         requeue_to_tail=random.random() < 0.3,
         reuse_discarded=random.random() < 0.8,
+        host_victims=random.random() < 0.8,
         ask_call=random.random() < 0.8,
     )
     # Rows of the table: the one tool, then all tools together.

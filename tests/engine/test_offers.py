@@ -113,7 +113,7 @@ def test_without_overlap_the_engine_waits_for_its_copies() -> None:
     assert engine.state.f[S.STALL_S] == pytest.approx(4.0)
 
 
-def host_world(longest_of_c: float) -> Engine:
+def host_world(longest_of_c: float, host_victims: bool = True) -> Engine:
     """c pauses first and stays; a and b fill the host tier of 4 blocks; d needs what c holds."""
     sessions = [
         [Turn(8, 0, 2, longest_of_c), Turn(12, 10, 1, LAST)],  # c
@@ -121,7 +121,10 @@ def host_world(longest_of_c: float) -> Engine:
         [Turn(8, 0, 2, 60.0), Turn(12, 10, 1, LAST)],  # b
         [Turn(12, 0, 1, LAST)],  # d
     ]
-    engine = engine_of(sessions, [0.0, 2.0, 2.0, 20.0], num_device_blocks=9, num_host_blocks=4)
+    engine = engine_of(
+        sessions, [0.0, 2.0, 2.0, 20.0], num_device_blocks=9, num_host_blocks=4,
+        switches={"host_victims": host_victims},
+    )  # fmt: skip
     answer_call(engine, 0, S.PRESERVE)
     answer_call(engine, 1, S.SWAP)
     answer_call(engine, 2, S.SWAP)
@@ -144,8 +147,11 @@ def test_a_full_host_drops_the_copy_of_who_is_expected_back_last() -> None:
     assert (c["host_lo"], c["host_hi"], c["dev"]) == (0, 2, 0)
 
 
-def test_a_copy_is_not_dropped_for_who_is_back_later() -> None:
-    engine = host_world(longest_of_c=200.0)
+@pytest.mark.parametrize(("longest_of_c", "host_victims"), [(200.0, True), (50.0, False)])
+def test_a_copy_is_not_dropped_for_who_is_back_later_nor_without_host_victims(
+    longest_of_c: float, host_victims: bool
+) -> None:
+    engine = host_world(longest_of_c, host_victims)
     decision = asked(engine, S.NEW, 0)
     assert not decision.swap_legal
     engine.answer(int(S.SWAP))  # counts as DISCARD

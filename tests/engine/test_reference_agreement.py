@@ -38,6 +38,7 @@ def build_engine(world: World, log_rows: int) -> Engine:
         chunked_prefill=modes.chunked_prefill,
         requeue_to_tail=modes.requeue_to_tail,
         reuse_discarded=modes.reuse_discarded,
+        host_victims=modes.host_victims,
     )
     return Engine(
         world.profile, world.trace, rule, table=world.table, config=config, log_rows=log_rows
