@@ -14,6 +14,7 @@ _TITLES = {
     "train": "learning",
     "eval": "held-out traces",
     "sweep": "load sweep",
+    "knees": "knees",
 }
 
 

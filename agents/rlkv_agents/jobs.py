@@ -1,0 +1,65 @@
+"""Independent jobs on one or several processes, each with one thread."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rlkv_engine.errors import RlkvError
+
+#: Each process computes on one core: more threads would only wait for each other.
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work that can be pickled, and what it is about how much it costs."""
+
+    work: partial[Any]
+    cost: int  #: in engine runs, as a guess
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    num_workers: int,
+    on_result: Callable[[int, Any], None],
+) -> None:
+    """Run every job; ``on_result(index, result)`` is called here, as results come.
+
+    Raises:
+        RlkvError: a process died (out of memory, or killed).
+    """
+    if num_workers == 1 or len(jobs) <= 1:
+        for i, job in enumerate(jobs):
+            on_result(i, job.work())
+        return
+    for variable in _ONE_THREAD:
+        os.environ.setdefault(variable, "1")
+    # Spawned, not forked: a fork in the middle of numba or BLAS may hang.
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(jobs)), multiprocessing.get_context("spawn"), _leave_interrupts
+    )
+    try:
+        # The longest first, so that no worker is left with a long one at the end.
+        order = sorted(range(len(jobs)), key=lambda i: -jobs[i].cost)
+        places: dict[Future[Any], int] = {pool.submit(jobs[i].work): i for i in order}
+        for future in as_completed(places):
+            on_result(places[future], future.result())
+    except BrokenProcessPool as error:
+        raise RlkvError(
+            "a worker process died: what is finished is kept, the same command goes on"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    # Ctrl-C reaches every process of the terminal; the parent alone answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

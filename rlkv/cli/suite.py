@@ -1,0 +1,209 @@
+"""``rlkv suite``: every policy on every scenario, the knees, and what each mechanism is worth."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlkv.cli.scenario_options import AsJson, check_seeds, check_writable, scenario_inputs
+from rlkv_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from rlkv_agents.suite import Setting
+
+#: Validation traces and width of the bracket of a knee, as scenarios.toml has them.
+KNEE_SEEDS, KNEE_TOLERANCE = 8, 0.01
+
+Scenarios = Annotated[
+    str,
+    typer.Option("--scenarios", help="trained, unseen, all, or names with commas between."),
+]
+Seeds = Annotated[int, typer.Option("--seeds", help="Paired held-out traces of each scenario.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Processes; without it one for each core.")
+]
+OutFolder = Annotated[
+    Path, typer.Option("--out", help="Folder of the results; finished parts in it are kept.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``suite run``, ``suite knees`` and ``suite ablate``."""
+    suite = typer.Typer(no_args_is_help=True, help="The comparison over all scenarios.")
+    suite.command("run")(run)
+    suite.command("knees")(knees)
+    suite.command("ablate")(ablate)
+    app.add_typer(suite, name="suite")
+
+
+def run(
+    out: OutFolder,
+    policies: Annotated[
+        str,
+        typer.Option(
+            help="Rules with commas between, tuned for each scenario; RULE:fixed or"
+            " RULE:guard_pauses=2+swap_ratio=1 has these constants everywhere."
+        ),
+    ] = "all",
+    bundle: Annotated[
+        list[Path] | None, typer.Option(help="A trained bundle; may be given several times.")
+    ] = None,
+    scenarios: Scenarios = "all",
+    seeds: Seeds = 16,
+    arrivals: Annotated[
+        str,
+        typer.Option(
+            help="default: each scenario's own; bursts: gaps with a coefficient of variation of 4;"
+            " closed: as many sessions at a time as would be there if nobody waited; stamps: those"
+            " of --trace."
+        ),
+    ] = "default",
+    trace: Annotated[
+        Path | None, typer.Option(help="Its arrival times, stretched to the scenario's rate.")
+    ] = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate policies on the scenarios of the suite; interrupted, the same command goes on."""
+    from rlkv.cli.progress import progress_bars
+    from rlkv.suite_record import suite_record, write_suite
+    from rlkv_agents.arrival_variants import check_arrivals
+    from rlkv_agents.contestants import contestants
+    from rlkv_agents.suite import contest, evaluate_all, suite_names, tune_settings
+
+    num_workers = _checked(seeds, workers)
+    compared = contestants(policies, bundle or [])
+    names = suite_names(scenarios)
+    check_arrivals(arrivals, trace)
+    check_writable(out)
+    settings = _settings(names, arrivals, trace)
+    rules = [each.name for each in compared if each.policy is None]
+    with progress_bars() as on_progress:
+        tuned = tune_settings(settings, rules, out, num_workers, on_progress)
+        evaluations = contest(settings, compared, tuned)
+        figures = evaluate_all(evaluations, range(seeds), out, num_workers, on_progress)
+    inputs = {each.scenario.name: _replay_inputs(each, bundle or [], out) for each in settings}
+    record = suite_record(evaluations, figures, compared, range(seeds), inputs)
+    write_suite(record, out)
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    from rich.console import Console
+
+    from rlkv.suite_tables import suite_tables
+
+    for table in suite_tables(record, Console().width):
+        Console().print(table)
+
+
+def knees(
+    name: Annotated[str | None, typer.Argument(help="A knee of scenarios.toml; else all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the loads again that the suite's are relative to (half a minute each)."""
+    from rlkv.cli.progress import progress_bars
+    from rlkv_agents.knee import find_knee
+    from rlkv_agents.policy import AgentPolicy
+    from rlkv_agents.rules import make_rule
+    from rlkv_envs.scenario import KNEES
+
+    if name is not None and name not in KNEES:
+        raise InputError(f"unknown knee {name!r}: one of {', '.join(KNEES)}")
+    setups = {name: KNEES[name]} if name is not None else KNEES
+    rows = []
+    with progress_bars() as on_progress:
+        for done, (each, setup) in enumerate(setups.items()):
+            on_progress("knees", done, len(setups))
+            found = find_knee(
+                setup.scenario(each),
+                AgentPolicy("house", make_rule("house")),
+                seeds=range(KNEE_SEEDS),
+                tolerance=KNEE_TOLERANCE,
+            )
+            rows.append(
+                {
+                    "knee": each,
+                    "profile": setup.profile,
+                    "workload": setup.workload,
+                    "rate_per_s": found.rate_per_s,
+                    "recorded_rate_per_s": setup.rate_per_s,
+                    "empty_s": found.empty_s,
+                    "limit_s": found.limit_s,
+                    "tried": [list(point) for point in found.tried],
+                }
+            )
+            on_progress("knees", done + 1, len(setups))
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    from rich.console import Console
+
+    from rlkv.suite_tables import knees_table
+
+    Console().print(knees_table(rows))
+
+
+def ablate(
+    out: OutFolder,
+    scenarios: Scenarios = "all",
+    seeds: Seeds = 16,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Switch off the house rule's mechanisms one by one, the rest tuned again each time."""
+    from rlkv.cli.progress import progress_bars
+    from rlkv.suite_record import ablation_record, write_ablation
+    from rlkv_agents import ablation
+    from rlkv_agents.arrival_variants import DEFAULT
+    from rlkv_agents.suite import suite_names
+
+    num_workers = _checked(seeds, workers)
+    names = suite_names(scenarios)
+    check_writable(out)
+    settings = _settings(names, DEFAULT, None)
+    with progress_bars() as on_progress:
+        found = ablation.ablate(settings, range(seeds), out, num_workers, on_progress)
+    record = ablation_record(found, range(seeds))
+    write_ablation(record, out)
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    from rich.console import Console
+
+    from rlkv.suite_tables import ablation_tables
+
+    for table in ablation_tables(record, Console().width):
+        Console().print(table)
+
+
+def _replay_inputs(setting: Setting, bundles: list[Path], out: Path) -> dict[str, Any]:
+    # For `rlkv eval --replay`; nothing where it could not repeat the run.
+    if setting.arrivals not in ("default", "closed") or len(bundles) > 1:
+        return {}
+    inputs: dict[str, Any] = {"inputs": scenario_inputs(setting.scenario, None)}
+    if bundles:
+        inputs["bundle"] = os.path.relpath(bundles[0], out)
+    return inputs
+
+
+def _checked(seeds: int, workers: int | None) -> int:
+    check_seeds(seeds)
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers must be 1 or more, got {workers}")
+    return workers or len(os.sched_getaffinity(0))
+
+
+def _settings(names: list[str], arrivals: str, trace: Path | None) -> list[Setting]:
+    from rlkv_agents.arrival_variants import with_arrivals
+    from rlkv_agents.suite import Setting
+    from rlkv_envs.scenario import PRESETS, load_scenario
+
+    kinds: dict[str, Any] = {name: PRESETS[name].suite for name in names}
+    return [
+        Setting(with_arrivals(load_scenario(name), arrivals, trace), kind, arrivals)
+        for name, kind in kinds.items()
+    ]

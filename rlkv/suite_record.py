@@ -1,0 +1,131 @@
+"""Records of the suite: one of ``rlkv eval`` for each scenario, and the regret over all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlkv.experiment import RECORD_VERSION
+from rlkv.provenance import command, commit, machine
+from rlkv.report.record import FILE_NAME, check_record
+from rlkv.report.suite_picture import draw_suite_picture
+from rlkv.suite_tables import ablation_markdown, suite_markdown
+from rlkv_agents.ablation import FULL
+from rlkv_agents.contestants import REFERENCE, Contestant
+from rlkv_agents.suite import Evaluation
+from rlkv_agents.suite_regret import ratio_of_means, suite_regret
+from rlkv_envs.traces.whole_file import whole_file
+
+PICTURE_NAME, TABLES_NAME = "suite.png", "suite.md"
+ABLATION_NAME, MECHANISMS_NAME = "ablation.json", "mechanisms.md"
+
+
+def suite_record(
+    evaluations: Sequence[Evaluation],
+    figures: Mapping[tuple[str, ...], Mapping[str, Any]],
+    contestants: Sequence[Contestant],
+    seeds: Sequence[int],
+    inputs: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The first scenario's record with the others in ``also``, and ``suite`` over all of them.
+
+    ``inputs`` are what each scenario's replay needs. ``suite`` holds ``arrivals``, the names of
+    the ``learned`` policies, the suite of each scenario, and what ``suite_regret`` returns.
+    """
+    learned = [each.name for each in contestants if each.is_learned]
+    by_scenario: dict[str, list[Evaluation]] = {}
+    for each in evaluations:
+        by_scenario.setdefault(each.setting.scenario.name, []).append(each)
+    records = [
+        {**_scenario_record(parts, figures, learned, seeds), **inputs[name]}
+        for name, parts in by_scenario.items()
+    ]
+    latency_s = {
+        record["scenario"]: {
+            name: entry["mean_by_seed_s"] for name, entry in record["policies"].items()
+        }
+        for record in records
+    }
+    suite_of = {name: parts[0].setting.suite for name, parts in by_scenario.items()}
+    suite = {
+        "arrivals": evaluations[0].setting.arrivals,
+        "learned": learned,
+        "suite_of": suite_of,
+        **suite_regret(latency_s, suite_of, REFERENCE),
+    }
+    origin = {"commit": commit(), "command": command(), "machine": machine()}
+    return {**records[0], **origin, "suite": suite, "also": records[1:]}
+
+
+def write_suite(record: dict[str, Any], folder: Path) -> None:
+    """Writes the record, its picture and its tables as Markdown; each file whole or not at all."""
+    check_record(record, folder / FILE_NAME)
+    _write(folder / PICTURE_NAME, draw_suite_picture(record))
+    _write(folder / TABLES_NAME, suite_markdown(record).encode())
+    _write(folder / FILE_NAME, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def ablation_record(found: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """What ``ablation.ablate`` found, with where it comes from."""
+    return {
+        "version": RECORD_VERSION,
+        "split": "test",
+        "seeds": list(seeds),
+        "full_rule": FULL,
+        **found,
+        "commit": commit(),
+        "command": command(),
+        "machine": machine(),
+    }
+
+
+def write_ablation(record: dict[str, Any], folder: Path) -> None:
+    """Writes the record and its table as Markdown."""
+    _write(folder / MECHANISMS_NAME, ablation_markdown(record).encode())
+    _write(folder / ABLATION_NAME, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _scenario_record(
+    parts: Sequence[Evaluation],
+    figures: Mapping[tuple[str, ...], Mapping[str, Any]],
+    learned: Sequence[str],
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    scenario = parts[0].setting.scenario
+    entries: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        rule = part.policy.rule
+        entries[part.policy.name] = {
+            **figures[part.key],
+            "rule": rule.name,
+            "source": "learned" if part.policy.name in learned else rule.source,
+            "constants": {name: getattr(rule, name) for name in type(rule).grid},
+            "sees_future": part.policy.sees_future,
+        }
+    rules = [
+        name for name, entry in entries.items() if name not in learned and not entry["sees_future"]
+    ]
+    best = min(rules, key=lambda name: float(entries[name]["normalized_latency_s"]["mean"]))
+    best_s = entries[best]["mean_by_seed_s"]
+    for entry in entries.values():
+        entry["ratio_to_best_rule"] = ratio_of_means(entry["mean_by_seed_s"], best_s)
+    return {
+        "version": RECORD_VERSION,
+        "scenario": scenario.name,
+        "profile": scenario.profile.name,
+        "workload": scenario.workload.name,
+        "rate_per_s": scenario.rate_per_s,
+        "num_sessions": scenario.num_sessions,
+        "split": "test",
+        "seeds": list(seeds),
+        "policies": entries,
+        "learned": learned[0] if learned else None,
+        "best_rule": best,
+    }
+
+
+def _write(path: Path, content: bytes) -> None:
+    with whole_file(path) as file:
+        file.write(content)
