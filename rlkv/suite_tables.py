@@ -11,7 +11,7 @@ from rlkv.report.findings import digits, ms
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: Stands where a policy did not run.
+#: Stands where there is nothing to say.
 NONE = "-"
 _GAP = 2
 
@@ -54,8 +54,7 @@ def latency_grid(record: Mapping[str, Any]) -> Grid:
         mean_s = {name: policies[name]["normalized_latency_s"]["mean"] for name in policies}
         best = min(mean_s[name] for name in mean_s if not policies[name]["sees_future"])
         columns[_head(part["scenario"])] = [
-            (ms(mean_s[name]), mean_s[name] == best) if name in mean_s else (NONE, False)
-            for name in names
+            (ms(mean_s[name]), mean_s[name] == best) for name in names
         ]
     caption = (
         f"ms/token, mean of {len(record['seeds'])} held-out traces; in bold the best that does not"
@@ -69,7 +68,7 @@ def regret_grid(record: Mapping[str, Any]) -> Grid:
     suite = record["suite"]
     names = _names(suite)
     columns = {
-        _head(scenario): [_ratio_cell(row.get(name), "ratio") for name in names]
+        _head(scenario): [_ratio_cell(row[name], "ratio") for name in names]
         for scenario, row in suite["scenarios"].items()
     }
     caption = (
@@ -85,10 +84,10 @@ def summary_grid(record: Mapping[str, Any]) -> Grid:
     names = _names(suite)
     columns: dict[str, list[tuple[str, bool]]] = {}
     for kind in dict.fromkeys(suite["suite_of"].values()):
-        found = [suite["policies"][name].get(kind) for name in names]
+        found = [suite["policies"][name][kind] for name in names]
         columns[f"{kind}\nmean"] = [_ratio_cell(each, "geometric_mean") for each in found]
         columns[f"{kind}\nmax"] = [
-            (f"{digits(each['max'])}x\n{each['worst_scenario']}", False) if each else (NONE, False)
+            (f"{digits(each['max'])}x\n{each['worst_scenario'].removeprefix(f'{kind}-')}", False)
             for each in found
         ]
     caption = "geometric mean of the ratios with its 95 % interval, and the worst scenario"
@@ -165,11 +164,7 @@ def _head(scenario: str) -> str:
     return scenario.replace("-", "-\n")
 
 
-def _ratio_cell(
-    found: Mapping[str, Any] | None, field: str, above: bool = False
-) -> tuple[str, bool]:
-    if found is None:
-        return NONE, False
+def _ratio_cell(found: Mapping[str, Any], field: str, above: bool = False) -> tuple[str, bool]:
     low, high = found["ci95"]
     text = f"{digits(found[field])}x\n{digits(low)}-{digits(high)}"
     return text, low > 1.0 if above else high < 1.0
@@ -181,7 +176,7 @@ def _fitted(grid: Grid, width: int) -> list[Table]:
     tables: list[Table] = []
     left = dict(grid.columns)
     while left:
-        room = width - name_width
+        room = width - name_width - 2 * _GAP
         shown: list[str] = []
         for head, cells in left.items():
             lines = "\n".join([head, *(text for text, _ in cells)]).split("\n")

@@ -60,10 +60,11 @@ def learned_contestants(folders: Sequence[Path]) -> list[Contestant]:
         InputError: not a bundle, or one that is named twice.
     """
     policies = [load_bundle(folder).policy for folder in folders]
-    names = [policy.name for policy in policies]
-    for i, folder in enumerate(folders):
-        if names.count(policies[i].name) > 1 or policies[i].name in RULES:
-            names[i] = f"{policies[i].name}:{folder}"
+    own = [policy.name for policy in policies]
+    names = [
+        f"{name}:{folder}" if own.count(name) > 1 or name in RULES else name
+        for name, folder in zip(own, folders, strict=True)
+    ]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"bundle {name!r} is named twice")

@@ -20,7 +20,7 @@ def suite_regret(
     """Ratios of mean latencies with 95 % intervals, seeds resampled in pairs.
 
     Args:
-        latency_s: by scenario and policy; the reference runs in every scenario.
+        latency_s: by scenario and policy; every policy runs in every scenario.
         suite_of: scenario -> the suite it is summed up in.
         reference: whose latency is 1.
 
@@ -35,10 +35,9 @@ def suite_regret(
         }
         for scenario, by_policy in latency_s.items()
     }
-    names = list(dict.fromkeys(name for by_policy in ratios.values() for name in by_policy))
+    names = next(iter(latency_s.values()))
     overall = {
-        name: float(np.mean([np.log(row[name][0]) for row in ratios.values() if name in row]))
-        for name in names
+        name: float(np.mean([np.log(row[name][0]) for row in ratios.values()])) for name in names
     }
     return {
         "reference": reference,
@@ -48,9 +47,8 @@ def suite_regret(
         },
         "policies": {
             name: {
-                suite: _summed_up({s: ratios[s][name] for s in members})
+                suite: _summed_up({s: ratios[s][name] for s in ratios if suite_of[s] == suite})
                 for suite in dict.fromkeys(suite_of.values())
-                if (members := [s for s in ratios if suite_of[s] == suite and name in ratios[s]])
             }
             for name in sorted(names, key=lambda name: overall[name])
         },

@@ -53,7 +53,6 @@ def _draw(suite: Mapping[str, Any], ahead: set[str]) -> Figure:
         means = {
             name: (found[kind]["geometric_mean"], found[kind]["ci95"])
             for name, found in suite["policies"].items()
-            if kind in found
         }
         _column(axes, place + 0.1, names, means)
         ticks[place + 0.1] = "geometric mean"
@@ -72,9 +71,6 @@ def _column(
     from matplotlib.patches import Rectangle
 
     for row, name in enumerate(names):
-        if name not in found:
-            axes.text(place, row, "-", ha="center", va="center", fontsize=8)
-            continue
         ratio, (low, high) = found[name]
         color, ink = _colors(ratio)
         axes.add_patch(Rectangle((place - 0.48, row - 0.46), 0.96, 0.92, color=color, linewidth=0))
@@ -86,12 +82,12 @@ def _column(
 
 
 def _colors(ratio: float) -> tuple[Any, str]:
-    # Blue below 1, white at 1, orange above; the ink that can be read on it.
+    # Blue below 1, white at 1, red above; the ink that can be read on it.
     import matplotlib
     import numpy as np
 
     strength = float(np.clip(np.log(ratio) / np.log(_MAX_RATIO), -1.0, 1.0))
-    color = matplotlib.colormaps["RdYlBu_r"](0.5 + 0.5 * strength)
+    color = matplotlib.colormaps["RdBu_r"](0.5 + 0.5 * strength)
     luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return color, "white" if luminance < 0.5 else INK
 
@@ -133,11 +129,12 @@ def _title(suite: Mapping[str, Any], ahead: set[str], kinds: Sequence[str]) -> s
     }
     said = []
     for kind in kinds:
-        known = {name: found[kind] for name, found in rivals.items() if kind in found}
-        if known:
-            best = min(known, key=lambda name: float(known[name]["geometric_mean"]))
-            mean, worst = known[best]["geometric_mean"], known[best]["max"]
-            said.append(f"{kind}: {best} {mean:.2f}x, at worst {digits(worst)}x")
+        if rivals:
+            best = min(rivals, key=lambda name: float(rivals[name][kind]["geometric_mean"]))
+            found = rivals[best][kind]
+            said.append(
+                f"{kind}: {best} {found['geometric_mean']:.2f}x, at worst {digits(found['max'])}x"
+            )
     return (
         f"Latency against {suite['reference']} tuned for each scenario; the best other policy,"
         f" {'; '.join(said) or 'none'}"
