@@ -13,6 +13,8 @@ from rlkv_agents.train import START_RULE, tune_all, tuned_policies
 from rlkv_agents.tune import (
     NUM_FINALISTS,
     NUM_SCREENING,
+    ValidationRuns,
+    choose,
     grid_of,
     num_tuning_runs,
     tune,
@@ -72,7 +74,7 @@ def test_a_grid_is_every_combination() -> None:
     assert len({tuple(constants.items()) for constants in house}) == len(house)
 
 
-@pytest.mark.parametrize("name", ["lru", "lazy-swap", "ttl"])
+@pytest.mark.parametrize("name", ["lru", "lazy-swap", "ttl", "house"])
 def test_runs_are_counted(name: str) -> None:
     count = 0
 
@@ -82,6 +84,23 @@ def test_runs_are_counted(name: str) -> None:
 
     tune(SCENARIO, name, validation_traces(SCENARIO, 1), on_run)
     assert count == num_tuning_runs(name)
+
+
+def test_a_large_grid_is_halved_and_no_run_is_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = validation_traces(SCENARIO)
+    assert len(grid_of("house")) == 216
+    halved = ValidationRuns(SCENARIO, "house", traces)
+    choice = choose(halved, grid_of("house"))
+    # 216 on one trace, a third of them on three more, six on the other twelve.
+    num_traces = sorted(map(len, halved.latency_s.values()))
+    assert num_traces == [1] * 144 + [4] * 66 + [16] * 6
+    # A part of the grid takes fewer runs than on its own: those that are there are not repeated.
+    pinned = [c for c in grid_of("house") if c["guard_pauses"] == 0.0]
+    assert choose(halved, pinned).validation_s >= choice.validation_s
+    assert sum(map(len, halved.latency_s.values())) < sum(num_traces) + 36 + 12 * 3 + 6 * 12
+    monkeypatch.setattr("rlkv_agents.tune.MAX_SCREENED", 1000)
+    screened = choose(ValidationRuns(SCENARIO, "house", traces), grid_of("house"))
+    assert choice.validation_s <= 1.01 * screened.validation_s
 
 
 def test_all_rules_together(monkeypatch: pytest.MonkeyPatch) -> None:
