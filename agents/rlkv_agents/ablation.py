@@ -23,11 +23,12 @@ from rlkv_agents.suite import (
     Setting,
     evaluate_all,
     through_cache,
+    tuning_cost,
     tuning_digest,
 )
 from rlkv_agents.suite_regret import suite_regret
 from rlkv_agents.train import OnProgress
-from rlkv_agents.tune import ValidationRuns, choose, grid_of, num_tuning_runs, validation_traces
+from rlkv_agents.tune import ValidationRuns, choose, grid_of, validation_traces
 from rlkv_engine.config import EngineConfig
 from rlkv_envs.scenario import Scenario
 
@@ -77,7 +78,7 @@ def ablate(
     wanted: dict[tuple[str, ...], tuple[str, Job]] = {
         (setting.scenario.name, _ABLATIONS, setting.arrivals): (
             digest(tuning_digest(setting.scenario, REFERENCE), pins),
-            Job(partial(_tuned, setting.scenario), 3 * num_tuning_runs(REFERENCE)),
+            Job(partial(_tuned, setting.scenario), 3 * tuning_cost(REFERENCE)),
         )
         for setting in settings
     }

@@ -20,10 +20,10 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Work that can be pickled, and what it is about how much it costs."""
+    """Work that can be pickled, and a guess of what it costs."""
 
     work: partial[Any]
-    cost: int  #: in engine runs, as a guess
+    cost: int  #: engine runs
 
 
 def run_jobs(
@@ -42,6 +42,7 @@ def run_jobs(
         return
     for variable in _ONE_THREAD:
         os.environ.setdefault(variable, "1")
+    others = set(multiprocessing.active_children())
     # Spawned, not forked: a fork in the middle of numba or BLAS may hang.
     pool = ProcessPoolExecutor(
         min(num_workers, len(jobs)), multiprocessing.get_context("spawn"), _leave_interrupts
@@ -56,6 +57,11 @@ def run_jobs(
         raise RlkvError(
             "a worker process died: what is finished is kept, the same command goes on"
         ) from error
+    except BaseException:
+        # Whoever interrupts does not wait for the jobs under way.
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

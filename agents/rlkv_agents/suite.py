@@ -21,7 +21,7 @@ from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFile, ResultFolder, digest, source_digest
 from rlkv_agents.rules import make_rule
 from rlkv_agents.train import OnProgress
-from rlkv_agents.tune import NUM_VALIDATION, grid_of, num_tuning_runs, tune
+from rlkv_agents.tune import NUM_FINALISTS, NUM_VALIDATION, grid_of, tune
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import PRESETS, Scenario, load_scenario
@@ -81,7 +81,7 @@ def tune_settings(
     wanted: dict[tuple[str, ...], tuple[str, Job]] = {
         (setting.scenario.name, rule, setting.arrivals): (
             tuning_digest(setting.scenario, rule),
-            Job(partial(_tuned, setting.scenario, rule), num_tuning_runs(rule)),
+            Job(partial(_tuned, setting.scenario, rule), tuning_cost(rule)),
         )
         for setting in settings
         for rule in rules
@@ -166,6 +166,12 @@ def through_cache(
 
     run_jobs([wanted[key][1] for key in missing], num_workers, keep)
     return results
+
+
+def tuning_cost(rule: str) -> int:
+    """About how many runs tuning takes: one or two for every candidate, all for the finalists."""
+    num_candidates = len(grid_of(rule))
+    return 2 * num_candidates + min(num_candidates, NUM_FINALISTS) * NUM_VALIDATION
 
 
 def tuning_digest(scenario: Scenario, rule: str) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -332,6 +333,17 @@ def test_a_process_that_dies_is_said_in_one_line() -> None:
     jobs = [Job(partial(os._exit, 1), 1), Job(partial(math.sqrt, 4.0), 1)]
     with pytest.raises(RlkvError, match="a worker process died"):
         run_jobs(jobs, 2, lambda i, result: None)
+
+
+def test_an_interrupt_does_not_wait_for_the_jobs_under_way() -> None:
+    def interrupt(i: int, result: Any) -> None:
+        raise KeyboardInterrupt
+
+    jobs = [Job(partial(math.sqrt, 4.0), 1), Job(partial(time.sleep, 600.0), 1)]
+    began_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, 2, interrupt)
+    assert time.monotonic() - began_s < 60.0
 
 
 # -- regret ------------------------------------------------------------------------------
