@@ -21,7 +21,15 @@ from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFile, ResultFolder, digest, source_digest
 from rlkv_agents.rules import make_rule
 from rlkv_agents.train import OnProgress
-from rlkv_agents.tune import NUM_FINALISTS, NUM_VALIDATION, grid_of, tune
+from rlkv_agents.tune import (
+    HALVING,
+    MAX_SCREENED,
+    NUM_FINALISTS,
+    NUM_SCREENING,
+    NUM_VALIDATION,
+    grid_of,
+    tune,
+)
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import PRESETS, Scenario, load_scenario
@@ -177,7 +185,8 @@ def tuning_cost(rule: str) -> int:
 def tuning_digest(scenario: Scenario, rule: str) -> str:
     """What the choice of a rule's constants depends on."""
     grid = [list(constants.items()) for constants in grid_of(rule)]
-    return digest(scenario_digest(scenario, "validation"), rule, grid, NUM_VALIDATION)
+    search = [NUM_VALIDATION, NUM_SCREENING, NUM_FINALISTS, MAX_SCREENED, HALVING]
+    return digest(scenario_digest(scenario, "validation"), rule, grid, search)
 
 
 def scenario_digest(scenario: Scenario, split: Split) -> str:

@@ -1,8 +1,8 @@
 """`rlkv tune`: the constants of a rule for one scenario, by search on validation traces.
 
 The same traces and the same budget choose a learned policy's snapshot. A large grid is halved
-first: every candidate on one trace, the best third on four, the best six on all sixteen. On the
-house rule's 216 candidates that takes half of the runs that four traces for everybody take.
+(docs/decisions/0009-tuning-by-halving.md): everybody on one trace, the best third on two, the best
+half of those on four, and so on, the last nine on all sixteen.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from rlkv_envs.scenario import Scenario
 NUM_VALIDATION = 16
 #: Traces of the screening, and candidates that come through it.
 NUM_SCREENING = 4
-NUM_FINALISTS = 6
-#: A grid larger than this is first cut to a third of it by one trace.
+NUM_FINALISTS = 9
+#: A larger grid is halved: traces of each round, and the part of the grid that comes through it.
 MAX_SCREENED = 24
+HALVING = ((1, 3), (2, 6), (4, 12), (8, 24))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +117,9 @@ def choose(runs: ValidationRuns, candidates: Sequence[Mapping[str, float]]) -> T
 
 def _screenings(num_candidates: int) -> list[tuple[int, int]]:
     # Rounds before the last one: candidates that go on, traces that decide it.
-    rounds = [(NUM_FINALISTS, NUM_SCREENING)] if num_candidates > NUM_FINALISTS else []
     if num_candidates > MAX_SCREENED:
-        rounds.insert(0, (num_candidates // 3, 1))
-    return rounds
+        return [(max(num_candidates // part, NUM_FINALISTS), num) for num, part in HALVING]
+    return [(NUM_FINALISTS, NUM_SCREENING)] if num_candidates > NUM_FINALISTS else []
 
 
 def num_tuning_runs(name: str) -> int:

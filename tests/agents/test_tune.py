@@ -91,16 +91,18 @@ def test_a_large_grid_is_halved_and_no_run_is_made_twice(monkeypatch: pytest.Mon
     assert len(grid_of("house")) == 216
     halved = ValidationRuns(SCENARIO, "house", traces)
     choice = choose(halved, grid_of("house"))
-    # 216 on one trace, a third of them on three more, six on the other twelve.
+    # 216 on one trace, 72 on two, 36 on four, 18 on eight, 9 on sixteen.
     num_traces = sorted(map(len, halved.latency_s.values()))
-    assert num_traces == [1] * 144 + [4] * 66 + [16] * 6
+    assert num_traces == [1] * 144 + [2] * 36 + [4] * 18 + [8] * 9 + [16] * 9
     # A part of the grid takes fewer runs than on its own: those that are there are not repeated.
     pinned = [c for c in grid_of("house") if c["guard_pauses"] == 0.0]
-    assert choose(halved, pinned).validation_s >= choice.validation_s
-    assert sum(map(len, halved.latency_s.values())) < sum(num_traces) + 36 + 12 * 3 + 6 * 12
+    alone = ValidationRuns(SCENARIO, "house", traces)
+    assert choose(halved, pinned) == choose(alone, pinned)
+    num_alone = sum(map(len, alone.latency_s.values()))
+    assert sum(map(len, halved.latency_s.values())) < sum(num_traces) + num_alone
     monkeypatch.setattr("rlkv_agents.tune.MAX_SCREENED", 1000)
     screened = choose(ValidationRuns(SCENARIO, "house", traces), grid_of("house"))
-    assert choice.validation_s <= 1.01 * screened.validation_s
+    assert choice.validation_s <= screened.validation_s
 
 
 def test_all_rules_together(monkeypatch: pytest.MonkeyPatch) -> None:
