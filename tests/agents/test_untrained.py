@@ -21,6 +21,7 @@ from rlkv_engine.engine import Engine
 from rlkv_engine.loop import make_policy
 from rlkv_engine.mlp import mlp_verb
 from rlkv_engine.observe import FEATURES, NUM_FEATURES
+from rlkv_envs.metrics import measure
 from rlkv_envs.observation import action_space, observation_space
 from rlkv_envs.scenario import Scenario, closed_loop
 from tests.agents.small_scenario import random_weights, small_scenario
@@ -91,12 +92,7 @@ def test_the_compiled_network_decides_as_the_rule_at_every_decision(name: str, r
     # And inside the engine's own loop, to the last bit of the outcome.
     trace = scenario.trace(0, "test")
     ours, theirs = (run_policy(scenario, p, trace) for p in (policy, AgentPolicy(rule.name, rule)))
-    np.testing.assert_array_equal(ours.normalized_latency_s, theirs.normalized_latency_s)
-    np.testing.assert_array_equal(
-        ours.normalized_latency_s,
-        (engine.state.outcome[1] - engine.state.outcome[0] - trace.total_pause_s)
-        / trace.output_tokens_per_session,
-    )
+    assert ours == theirs == measure(engine.state, trace)
 
 
 def decisions_of(scenario: Scenario, rule: Rule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,7 +150,7 @@ def test_a_fresh_learner_is_its_rule() -> None:
     for seed in range(3):
         trace = scenario.trace(seed, "test")
         ours, theirs = (run_policy(scenario, p, trace) for p in (fresh, AgentPolicy("rule", rule)))
-        np.testing.assert_array_equal(ours.normalized_latency_s, theirs.normalized_latency_s)
+        assert ours == theirs
 
 
 def contrary() -> list[NDArray[np.float64]]:
@@ -226,9 +222,6 @@ def test_on_a_machine_it_never_saw_a_policy_is_its_rule() -> None:
     changes = []
     for where in (scenario, elsewhere):
         trace = where.trace(0, "test")
-        ours, theirs = (
-            run_policy(where, p, trace).normalized_latency_s
-            for p in (learned, AgentPolicy("rule", rule))
-        )
-        changes.append(bool((ours != theirs).any()))
+        ours, theirs = (run_policy(where, p, trace) for p in (learned, AgentPolicy("rule", rule)))
+        changes.append(ours != theirs)
     assert changes == [True, False]

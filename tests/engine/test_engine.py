@@ -13,6 +13,7 @@ from rlkv_engine import rule as R
 from rlkv_engine import state as S
 from rlkv_engine.engine import Engine
 from rlkv_engine.errors import InputError
+from rlkv_engine.latency import first_token_s
 from rlkv_engine.loop import RULE_POLICY
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.trace import Trace
@@ -39,7 +40,8 @@ def test_a_session_alone_takes_what_the_cost_formula_says() -> None:
     assert engine.next_decision() is None
     expected = 7.0 + prefill_s(10) + decode_s(10) + decode_s(11)
     assert finish_s(engine) == [pytest.approx(expected, rel=1e-12)]
-    assert engine.state.resume_latency_s[0] == pytest.approx(prefill_s(10), rel=1e-12)
+    first_s = first_token_s(engine.state)
+    assert first_s.count == 1 and first_s.mean_s == pytest.approx(prefill_s(10), rel=1e-12)
     assert engine.state.f[S.COST] == pytest.approx((expected - 7.0) / 3, rel=1e-12)
 
 
