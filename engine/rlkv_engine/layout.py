@@ -33,6 +33,29 @@ def check_fits(profile: Profile, trace: Trace) -> None:
         )
 
 
+def check_closed_loop(profile: Profile, trace: Trace) -> None:
+    """Raises ``InputError`` if a session could end before the first ones have all arrived.
+
+    The next session arrives when one ends, in the order of the trace. No session ends before one
+    iteration for each of its tokens, and its pauses, have passed.
+    """
+    num_first = trace.num_concurrent
+    if not 0 < num_first < trace.num_sessions:
+        return
+    first_turn = trace.first_turn[: num_first + 1]
+    pause_s = np.nan_to_num(trace.pause_s[: first_turn[-1]])
+    turns_s = trace.output_tokens[: first_turn[-1]] * profile.iteration_s + pause_s
+    end_s = trace.arrival_s[:num_first] + np.add.reduceat(turns_s, first_turn[:-1])
+    soonest, last = int(np.argmin(end_s)), num_first - 1
+    if trace.arrival_s[last] > end_s[soonest]:
+        raise InputError(
+            f"session {trace.session_ids[last]!r} arrives at {trace.arrival_s[last]:g} s, when"
+            f" {trace.session_ids[soonest]!r} may have ended (from {end_s[soonest]:g} s on): a"
+            f" closed loop begins with all of its first {num_first} sessions",
+            path=trace.name,
+        )
+
+
 def build_state(
     profile: Profile,
     traces: Sequence[Trace],
@@ -52,6 +75,7 @@ def build_state(
     """
     for trace in traces:
         check_fits(profile, trace)
+        check_closed_loop(profile, trace)
     if profile.max_num_seqs > profile.max_num_batched_tokens:
         raise InputError(
             f"max_num_seqs {profile.max_num_seqs} is above max_num_batched_tokens"

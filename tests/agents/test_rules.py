@@ -89,6 +89,15 @@ def test_every_rule_serves_everybody(name: str) -> None:
         assert 0 <= result.waste <= 1 and 0 < result.busy_ratio <= 1
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_does_without_a_host_tier(name: str) -> None:
+    none = small_scenario(num_host_blocks=0)
+    for constants in [{}, grid_of(name)[0], grid_of(name)[-1]]:
+        result = run(make_rule(name, constants), none)
+        assert result.sessions_finished == none.num_sessions
+        assert np.isfinite(result.mean_latency_s)
+
+
 def test_rules_are_told_apart() -> None:
     rules = {name: make_rule(name) for name in RULES}
     rules["ttl"] = Ttl(memory_price=2.0)  # where memory is cheap its leases outlast the pauses

@@ -59,7 +59,7 @@ def random_profile(random: Random) -> Profile:
         block_size=random.randint(1, 16),
         kv_bytes_per_token=random.choice([1, 3]),
         num_device_blocks=random.randint(6, 80),
-        num_host_blocks=random.choice([1, 5, 40, 1000]),
+        num_host_blocks=random.choice([0, 1, 5, 40, 1000]),
         iteration_s=random.choice([0.01, 1 / 3]),
         prefill_token_s=random.choice([1e-4, 0.003]),
         prefill_token_context_s=random.choice([0.0, 1e-5]),
