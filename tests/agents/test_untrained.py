@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from rlkv_agents.actor import Actor
 from rlkv_agents.decision_map import greedy_verbs
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.forked_learner import ForkedLearner
-from rlkv_agents.forked_ppo import ActorNet
 from rlkv_agents.policy import RANGE_FEATURES, AgentPolicy, range_of
 from rlkv_agents.rule_start_policy import RuleStartPolicy
 from rlkv_agents.rules import House, LazySwap, Rule, make_rule
@@ -115,9 +115,11 @@ def test_the_torch_policies_decide_as_the_rule(name: str) -> None:
     start = RuleStartPolicy(observation_space(), action_space(), lambda _: 1e-3, prior=0.7)
     actions, _ = start.predict(observations, deterministic=True, action_masks=masks)
     np.testing.assert_array_equal(actions, verbs)
-    net = ActorNet(NUM_FEATURES, 16, prior=1.5)
+    net = Actor(NUM_FEATURES, 16, prior=1.5)
     with torch.no_grad():
-        log_probability = net(torch.as_tensor(observations), torch.as_tensor(masks)).numpy()
+        log_probability = net.log_probability(
+            torch.as_tensor(observations), torch.as_tensor(masks)
+        ).numpy()
     np.testing.assert_array_equal(log_probability.argmax(axis=1), verbs)
     # The prior leaves the others a share of the draws, the illegal ones none.
     probability = np.exp(log_probability)
@@ -127,12 +129,32 @@ def test_the_torch_policies_decide_as_the_rule(name: str) -> None:
     assert (probability[~masks] == 0.0).all()
 
 
+def test_both_recipes_have_the_same_actor() -> None:
+    torch.manual_seed(2)
+    start = RuleStartPolicy(observation_space(), action_space(), lambda _: 1e-3, prior=0.7)
+    actor = start.action_net
+    torch.nn.init.normal_(actor.head.weight)
+    observations, masks, _ = decisions_of(SCENARIOS["busy"], House())
+    with torch.no_grad():
+        seen = torch.as_tensor(observations)
+        ours = actor.log_probability(seen, torch.as_tensor(masks)).exp()
+        distribution = start.get_distribution(seen, action_masks=masks)
+        verbs = [torch.full((len(seen),), verb) for verb in range(3)]
+        theirs = torch.stack([distribution.log_prob(verb).exp() for verb in verbs], dim=1)
+    assert ours.std(dim=0).min() > 0.01
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+    # All of it is trained, the critic apart from it.
+    trained = {id(p) for group in start.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in start.parameters()} > {id(p) for p in actor.parameters()}
+    torch.autograd.backward(start.predict_values(seen).sum())
+    assert all(p.grad is None for p in actor.parameters())
+
+
 def test_weights_go_from_torch_to_the_engine_unchanged() -> None:
     torch.manual_seed(1)
     start = RuleStartPolicy(observation_space(), action_space(), lambda _: 1e-3, prior=0.7)
-    assert isinstance(start.action_net, torch.nn.Linear)
-    torch.nn.init.normal_(start.action_net.weight)
-    policy = AgentPolicy("learned", House(), start.actor_weights(), prior=0.7)
+    torch.nn.init.normal_(start.action_net.head.weight)
+    policy = AgentPolicy("learned", House(), start.action_net.weights(), prior=0.7)
     observations, masks, verbs = decisions_of(SCENARIOS["small"], House())
     actions, _ = start.predict(observations, deterministic=True, action_masks=masks)
     np.testing.assert_array_equal(greedy_verbs(policy, observations, masks[:, 1]), actions)
