@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rlkv_agents.actor import Actor
 from rlkv_agents.demonstrations import NUM_POINTS, Demonstrations, Teacher, demonstrate, join
-from rlkv_agents.forked_ppo import ActorNet
 from rlkv_agents.learner import SEED_STRIDE
 from rlkv_agents.policy import NUM_VERBS, AgentPolicy, range_of
 from rlkv_agents.rules import House
@@ -46,7 +46,7 @@ def clone(
     ``on_step`` is called ``num_passes * (len(teachers) + num_epochs)`` times.
     """
     torch.manual_seed(seed)
-    net = ActorNet(NUM_FEATURES, settings.hidden, settings.prior)
+    net = Actor(NUM_FEATURES, settings.hidden, settings.prior)
     rule = House()
     student = AgentPolicy(UNIVERSAL, rule, net.weights(), settings.prior)
     rng = np.random.default_rng([seed, 1])
@@ -91,7 +91,7 @@ def _weights(demos: Demonstrations) -> np.ndarray:
 
 
 def _fit(
-    net: ActorNet,
+    net: Actor,
     demos: Demonstrations,
     weight: np.ndarray,
     settings: CloneSettings,
@@ -110,7 +110,7 @@ def _fit(
     for _ in range(settings.num_epochs):
         order = torch.randperm(len(observation), generator=generator)
         for batch in torch.split(order, settings.batch_size):
-            log_probability = net(observation[batch], mask[batch]).clamp_min(-50.0)
+            log_probability = net.log_probability(observation[batch], mask[batch]).clamp_min(-50.0)
             loss = -(importance[batch] * (target[batch] * log_probability).sum(dim=1)).mean()
             optimizer.zero_grad()
             loss.backward()

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlkv_agents.forked_ppo import ActorNet, UpdateSettings, update
+from rlkv_agents.actor import Actor
+from rlkv_agents.forked_ppo import UpdateSettings, update
 from rlkv_agents.forking import fork_rollouts
 from rlkv_agents.learner import Learner, optimizer_tensors, restore_optimizer
 from rlkv_agents.policy import AgentPolicy
@@ -34,7 +35,7 @@ class ForkedLearner(Learner):
         super().__init__(scenario, rule, seed)
         torch.manual_seed(seed)
         self.settings = UpdateSettings()
-        self.net = ActorNet(NUM_FEATURES, HIDDEN, self.prior)
+        self.net = Actor(NUM_FEATURES, HIDDEN, self.prior)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.settings.learning_rate)
         self._decisions = 0
 

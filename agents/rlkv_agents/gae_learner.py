@@ -57,7 +57,7 @@ class GaeLearner(Learner):
         assert self._model is not None
         policy = self._model.policy
         assert isinstance(policy, RuleStartPolicy)
-        return policy.actor_weights()
+        return policy.action_net.weights()
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """Policy, Adam and the count of steps."""

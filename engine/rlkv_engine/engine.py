@@ -114,9 +114,7 @@ class Engine:
     @property
     def state(self) -> S.State:
         """The memory state of this engine; arrays are views, do not write to them."""
-        return S.map_fields(
-            self._stack, lambda name, array: array if name in S.SHARED else array[0]
-        )
+        return S.one_engine(self._stack, 0)
 
     @property
     def now_s(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rlkv_engine.jit import jit
+from rlkv_engine.latency import note_first_token
 from rlkv_engine.link import is_loading, run_links, run_links_at_once
 from rlkv_engine.memory import allocate
 from rlkv_engine.offers import ASKING, BLOCKED, READY, obtain
@@ -87,7 +88,6 @@ from rlkv_engine.state import (
     QUEUED_WEIGHT,
     RECOMPUTE_S,
     RECOMPUTED_TOKENS,
-    REQUESTED_AT,
     RESUME,
     RETRY_AT,
     RETURN_AT,
@@ -284,7 +284,7 @@ def _apply(st: State) -> None:
             if st.slot[COMPUTED, s] == st.slot[TARGET, s]:
                 emitted = True
                 if st.slot[GENERATED, s] == 0:
-                    _note_first_token(st, s)
+                    note_first_token(st, s)
                 start_decode(st, s)
         if emitted:
             st.slot[GENERATED, s] += 1
@@ -292,13 +292,6 @@ def _apply(st: State) -> None:
             if st.slot[GENERATED, s] == st.turns[OUTPUT_TOKENS, st.slot[TURN, s]]:
                 end_turn(st, s)
                 i -= 1
-
-
-@jit
-def _note_first_token(st: State, s: int) -> None:
-    if st.resume_latency_s.shape[0] > 0:
-        turn = st.slot[TURN, s] - st.first_turn[st.n[FIRST_SESSION]]
-        st.resume_latency_s[turn] = st.f[NOW] - st.real[REQUESTED_AT, s]
 
 
 @jit

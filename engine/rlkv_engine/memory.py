@@ -30,6 +30,7 @@ from rlkv_engine.state import (
     KEEP,
     NO_JOB,
     NOBODY,
+    NUM_HOST,
     NUM_PAUSED,
     NUM_QUEUE,
     NUM_RUN,
@@ -242,6 +243,8 @@ def swap_copies(st: State, s: int, new_keep: int) -> int:
 @jit
 def has_host_room(st: State, s: int, take: int) -> bool:
     """May ``take`` blocks of a paused session be swapped out, dropping host victims if need be?"""
+    if st.n[NUM_HOST] == 0:
+        return False
     needed = swap_copies(st, s, st.slot[KEEP, s] - take) - st.slot[HOST_RESERVED, s]
     room = st.n[HOST_FREE]
     if st.slot[HOST_LO, s] > _copy_top(st, s):

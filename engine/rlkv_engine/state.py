@@ -202,16 +202,16 @@ class State(NamedTuple):
     real: F8  # [REAL_ROWS, num_slots]
     n: I8  # [NUM_COUNTERS]
     f: F8  # [NUM_FLOATS]
-    outcome: F8  # [2, num_sessions]: ARRIVED_S, FINISH_S
-    resume_latency_s: F8  # [num_turns], or [0]
+    outcome: F8  # [2, num_sessions]: ARRIVED_S, FINISH_S; all else is as large for any trace
+    latency: F8  # [NUM_LATENCIES, histogram.ROW], see latency.py, or [0, histogram.ROW]
     log: F8  # [num_rows, 5]
     # Shared by all engines of a stack, never written: a bank of traces, and tables.
     first_turn: I8  # [num_sessions + 1]
     sessions: F8  # [2, num_sessions]
     turns: I8  # [4, num_turns]
     pause_s: F8  # [num_turns]
-    residual_s: F8  # [num_rows, num_bins], see estimates.py
-    lease_s: F8  # [num_rows], leases of rules that set one by tool
+    residual_s: F8  # [num_tools + 1, num_bins], see estimates.py
+    lease_s: F8  # [num_tools + 1], leases of rules that set one by tool
 
 
 def map_fields(st: State, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> State:
@@ -224,6 +224,11 @@ def map_fields(st: State, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -
 SHARED = ("first_turn", "sessions", "turns", "pause_s", "residual_s", "lease_s")
 
 
+def one_engine(stack: State, e: int) -> State:
+    """Engine ``e`` of a stack, for callers that are not compiled; arrays are views."""
+    return map_fields(stack, lambda name, array: array if name in SHARED else array[e])
+
+
 @jit
 def engine_view(st: State, e: int) -> State:
     """Engine ``e`` of a stack; arrays are views, nothing is copied."""
@@ -233,7 +238,7 @@ def engine_view(st: State, e: int) -> State:
         st.n[e],
         st.f[e],
         st.outcome[e],
-        st.resume_latency_s[e],
+        st.latency[e],
         st.log[e],
         st.first_turn,
         st.sessions,
@@ -259,7 +264,7 @@ def before(st: State, a: int, b: int) -> bool:
 
 
 @jit
-def log_row(st: State, code: int, sid: int, amount: int) -> None:
+def log_row(st: State, code: int, sid: int, amount: float) -> None:
     """Append a row to the plan log when one is kept (tests and timelines)."""
     row = st.n[LOG_ROWS]
     if row < st.log.shape[0]:
@@ -282,4 +287,5 @@ def log_row(st: State, code: int, sid: int, amount: int) -> None:
     LOG_PAUSE,
     LOG_FINISH,
     LOG_RETURN,
-) = (_constant(k) for k in range(9))
+    LOG_FIRST_TOKEN,  # its amount is seconds since the arrival or the return
+) = (_constant(k) for k in range(10))
