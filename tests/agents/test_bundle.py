@@ -75,21 +75,17 @@ def test_it_decides_the_same_after_loading(tmp_path: Path) -> None:
     assert (results[0] != results[2]).any()
 
 
-#: The rule that copies out and frees at the call does what the network has no verb for.
-NO_SUCH_VERB = pytest.mark.xfail(reason="a bundle of the rule swap writes through at the call")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=NO_SUCH_VERB) if n == "swap" else n for n in RULES]
-)
-def test_a_rule_can_be_a_bundle(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("num_host_blocks", [1, 20, 250])
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_can_be_a_bundle(tmp_path: Path, name: str, num_host_blocks: int) -> None:
+    scenario = small_scenario(num_host_blocks=num_host_blocks)
     rule = AgentPolicy(name, make_rule(name))
     save_bundle(tmp_path, rule, {})
     loaded = load_bundle(tmp_path).policy
     assert loaded.weights is not None and loaded.rule == rule.rule
     for seed in range(3):
-        trace = SCENARIO.trace(seed, "test")
-        ours, theirs = (run_policy(SCENARIO, p, trace) for p in (rule, loaded))
+        trace = scenario.trace(seed, "test")
+        ours, theirs = (run_policy(scenario, p, trace) for p in (rule, loaded))
         np.testing.assert_array_equal(ours.normalized_latency_s, theirs.normalized_latency_s)
 
 
