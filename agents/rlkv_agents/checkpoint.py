@@ -16,6 +16,9 @@ from safetensors.numpy import load, save
 
 from rlkv_engine.errors import InputError
 
+#: Named arrays: float32, and int64 for counts.
+Tensors = Mapping[str, NDArray[Any]]
+
 _STATE, _BEST, _PROGRESS = "state.safetensors", "best.safetensors", "progress.json"
 
 
@@ -38,8 +41,8 @@ class Progress:
 def save_checkpoint(
     folder: Path,
     progress: Progress,
-    state: Mapping[str, NDArray[np.float32]],
-    best: Mapping[str, NDArray[np.float32]],
+    state: Tensors,
+    best: Tensors,
 ) -> None:
     """Write a checkpoint; ``progress.json`` goes last, so that it never speaks of missing tensors.
 
@@ -66,7 +69,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path, settings: Mapping[str, Any]
-) -> tuple[Progress, dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+) -> tuple[Progress, dict[str, NDArray[Any]], dict[str, NDArray[np.float32]]]:
     """Progress, learner tensors and best actor of an interrupted run.
 
     Raises:
@@ -91,5 +94,9 @@ def load_checkpoint(
     return progress, state, best
 
 
-def _plain(tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    return {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
+def _plain(tensors: Tensors) -> dict[str, NDArray[Any]]:
+    # Counts stay whole numbers: float32 is exact only up to 2**24.
+    return {
+        name: np.ascontiguousarray(array, np.int64 if array.dtype.kind == "i" else np.float32)
+        for name, array in tensors.items()
+    }

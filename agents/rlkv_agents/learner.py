@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +46,11 @@ class Learner(ABC):
         """The actor as ``AgentPolicy.weights``."""
 
     @abstractmethod
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
+    def tensors(self) -> dict[str, NDArray[Any]]:
         """Everything the next round depends on, for a checkpoint."""
 
     @abstractmethod
-    def restore(self, tensors: dict[str, NDArray[np.float32]]) -> None:
+    def restore(self, tensors: dict[str, NDArray[Any]]) -> None:
         """Go on from ``tensors`` of a learner with the same arguments."""
 
     def policy(self, name: str) -> AgentPolicy:
@@ -74,8 +75,8 @@ class Learner(ABC):
 
 
 def optimizer_tensors(
-    optimizer: object, named: dict[str, NDArray[np.float32]] | None = None
-) -> dict[str, NDArray[np.float32]]:
+    optimizer: object, named: dict[str, NDArray[Any]] | None = None
+) -> dict[str, NDArray[Any]]:
     """State of a torch Adam as named arrays, in the order of its parameters."""
     import torch
 
@@ -89,7 +90,7 @@ def optimizer_tensors(
     return arrays
 
 
-def restore_optimizer(optimizer: object, arrays: dict[str, NDArray[np.float32]]) -> None:
+def restore_optimizer(optimizer: object, arrays: dict[str, NDArray[Any]]) -> None:
     """Put back what ``optimizer_tensors`` took."""
     import torch
 

@@ -126,7 +126,7 @@ def train(
         "recipe": config.recipe,
         "seed": config.seed,
     }
-    state: dict[str, NDArray[np.float32]] = {}
+    state: dict[str, NDArray[Any]] = {}
     best: dict[str, NDArray[np.float32]] = {}
     if resume:
         progress, state, best = load_checkpoint(folder, settings)

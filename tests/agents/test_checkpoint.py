@@ -48,6 +48,22 @@ def resume(folder: Path, rounds: int, recipe: str = "forked-ppo", seed: int = 0)
     return train(SCENARIO, TrainConfig(recipe, seed, rounds), folder, resume=True)
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_long_runs_do_not_lose_count(tmp_path: Path, recipe: str) -> None:
+    run(tmp_path, 2, recipe)
+    progress, state, best = load_checkpoint(tmp_path, {})
+    name = {"forked-ppo": "decisions", "ppo": "steps"}[recipe]
+    before = int(state[name][0])
+    assert before == progress.curve[-1]["steps"]
+    state[name] = state[name] - before + 2**24 + 1
+    save_checkpoint(tmp_path, progress, state, best)
+    result = resume(tmp_path, 4, recipe)
+    again = result.progress.curve[-1]["steps"] - (2**24 + 1)
+    assert load_checkpoint(tmp_path, {})[1][name][0] == again + 2**24 + 1
+    whole = run(tmp_path / "whole", 4, recipe)
+    assert again == whole.progress.curve[-1]["steps"] - before
+
+
 def learner_bytes(folder: Path, rounds: int) -> tuple[bytes, bytes]:
     """Everything that learning goes on from, and the best actor so far."""
     return (
@@ -207,7 +223,9 @@ def test_an_unwritable_folder_is_an_input_error(tmp_path: Path) -> None:
 
 def test_a_checkpoint_holds_what_was_put_in(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    state = {"net.0": rng.random((3, 2)).astype(np.float32), "steps": np.ones(1, np.float32)}
+    # One more than float32 can count to.
+    count = np.array([2**24 + 1])
+    state = {"net.0": rng.random((3, 2)).astype(np.float32), "steps": count}
     best = {name: rng.random(2).astype(np.float32) for name in TENSORS}
     for rounds in (2, 4):
         progress = Progress({"seed": 7}, rounds, 1.5, [{"steps": 3}], -0.1, 2, {"lru": {}})
