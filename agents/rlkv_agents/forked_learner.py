@@ -41,15 +41,10 @@ class ForkedLearner(Learner):
 
     def run_round(self, number: int) -> dict[str, float]:
         """Forks on fresh training traces, then epochs of the clipped surrogate."""
-        per_round = self.traces_per_round
-        traces = [
-            self.scenario.trace(self.trace_seed(number, i, per_round), "train")
-            for i in range(per_round)
-        ]
         forks, num_decisions = fork_rollouts(
             self.scenario,
             AgentPolicy("learned", self.rule, self.weights(), self.prior),
-            traces,
+            self.traces(number),
             forks_per_trace=self.forks_per_trace,
             horizon_s=self.horizon_pauses * self.scenario.table.mean_pause_s,
             rng=np.random.default_rng([self.seed, number]),

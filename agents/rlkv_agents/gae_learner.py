@@ -70,18 +70,16 @@ class GaeLearner(Learner):
         return optimizer_tensors(self._model.policy.optimizer, arrays)
 
     def restore(self, tensors: dict[str, NDArray[Any]]) -> None:
-        """Takes effect when the next round builds its environments."""
+        """Policy, Adam and the count of steps."""
         self._restored = tensors
         self.extremes = tensors["extremes"].astype(np.float64)
+        self._model_on(self._make_env(0))
 
     def _make_env(self, number: int) -> KVMemoryVecEnv:
-        scenario, per_round = self.scenario, self.traces_per_round
-        traces = [
-            scenario.trace(self.trace_seed(number, i, per_round), "train") for i in range(per_round)
-        ]
+        scenario = self.scenario
         vector = KVMemoryVectorEnv(
             self.num_envs,
-            traces=traces,
+            traces=self.traces(number),
             profile=scenario.profile,
             workload=scenario.workload,
             table=scenario.table,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rlkv_agents.policy import AgentPolicy, range_of
 from rlkv_agents.rules import Rule
 from rlkv_engine.observe import NUM_FEATURES
+from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario
 
 #: Seeds of training traces start here for every training seed, far from each other.
@@ -29,6 +30,7 @@ class Learner(ABC):
     default_rounds: int
     #: Logit of the rule's verb in the policy.
     prior: float
+    traces_per_round: int
 
     def __init__(self, scenario: Scenario, rule: Rule, seed: int) -> None:
         self.scenario = scenario
@@ -69,9 +71,15 @@ class Learner(ABC):
             self.extremes[0] = np.minimum(self.extremes[0], observations.min(axis=0))
             self.extremes[1] = np.maximum(self.extremes[1], observations.max(axis=0))
 
-    def trace_seed(self, number: int, index: int, per_round: int) -> int:
-        """Seed of the ``index``-th training trace of a round."""
-        return SEED_STRIDE * (self.seed + 1) + number * per_round + index
+    @classmethod
+    def trace_seeds(cls, seed: int, number: int) -> range:
+        """Seeds of the training traces of a round."""
+        first = SEED_STRIDE * (seed + 1) + number * cls.traces_per_round
+        return range(first, first + cls.traces_per_round)
+
+    def traces(self, number: int) -> list[Trace]:
+        """The training traces of a round."""
+        return [self.scenario.trace(s, "train") for s in self.trace_seeds(self.seed, number)]
 
 
 def optimizer_tensors(
