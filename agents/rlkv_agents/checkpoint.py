@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from rlkv_engine.errors import InputError
+from rlkv_envs.traces.whole_file import write_files
 
 #: Named arrays: float32, and int64 for counts.
 Tensors = Mapping[str, NDArray[Any]]
@@ -71,17 +71,10 @@ def save_checkpoint(folder: Path, progress: Progress, state: Tensors, best: Tens
         name: hashlib.sha256(payload).hexdigest() for name, payload in payloads.items()
     }
     payloads[PROGRESS_FILE] = msgspec.json.encode(progress)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, payload in payloads.items():
-            temporary = folder / (name + ".tmp")
-            temporary.write_bytes(payload)
-            os.replace(temporary, folder / name)
-        for old in folder.glob("*.safetensors"):
-            if old.name not in payloads:
-                old.unlink()
-    except OSError as error:
-        raise InputError(f"cannot write the checkpoint: {error.strerror}", path=folder) from error
+    write_files(folder, payloads)
+    for old in folder.glob("*.safetensors"):
+        if old.name not in payloads:
+            old.unlink()
 
 
 def load_checkpoint(

@@ -26,10 +26,13 @@ from rlkv.cli.scenario_options import (
 )
 
 if TYPE_CHECKING:
+    from rlkv_agents.checkpoint import Progress
     from rlkv_agents.train import OnProgress, TrainResult
     from rlkv_envs.scenario import Scenario
 
 DEFAULT_OUT = Path("runs/default")
+#: Folders in that of a run.
+BUNDLE, CHECKPOINT = "bundle", "checkpoint"
 #: The scenario that a default run is judged on too: where the rules are hard to beat.
 SECOND_SCENARIO = "coding"
 
@@ -61,6 +64,8 @@ def train_command(
     """Train a policy, compare it with every rule on held-out traces, and write a report."""
     import torch
 
+    from rlkv.cli.progress import progress_bars
+    from rlkv.report.write import write_report
     from rlkv_agents.train import TrainConfig, train
 
     torch.set_num_threads(1)
@@ -68,25 +73,42 @@ def train_command(
     config = TrainConfig(recipe=recipe, seed=seed, num_rounds=rounds)
     built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
     check_seeds(seeds)
+    built.check_fits("test", range(seeds))
     check_writable(out)
-    from rlkv.cli.progress import progress_bars
+    saved = 0
+
+    def note(progress: Progress) -> None:
+        nonlocal saved
+        saved = progress.rounds_done
 
     try:
         with progress_bars() as on_progress:
             result = train(
-                built, config, out / "checkpoint", resume=resume, on_progress=on_progress
+                built,
+                config,
+                out / CHECKPOINT,
+                resume=resume,
+                on_progress=on_progress,
+                on_checkpoint=note,
             )
             record = _judge(built, result, range(seeds), on_progress)
             if scenario is None and profile is None and workload is None and trace is None:
                 record["also"] = [_judge_elsewhere(result, range(seeds), on_progress)]
+        record["wall_s"] = time.monotonic() - since
+        record["inputs"] = scenario_inputs(built, trace, profile)
+        record["bundle"] = BUNDLE
+        write_report(record, out, _bundle_files(result, record, built))
     except KeyboardInterrupt:
-        typer.echo(f"stopped; what was learnt is in {out / 'checkpoint'}: go on with --resume")
+        typer.echo(_stopped(out / CHECKPOINT, saved), err=True)
         raise
-    record["wall_s"] = time.monotonic() - since
-    record["inputs"] = scenario_inputs(built, trace, profile)
-    record["bundle"] = "bundle"
-    _write(out, result, record, built)
     _print(record, out, as_json)
+
+
+def _stopped(checkpoint: Path, saved: int) -> str:
+    if saved:
+        return f"stopped: {saved} rounds are kept in {checkpoint}, go on with --resume"
+    kept = "; an earlier run's is as it was" if checkpoint.exists() else ""
+    return f"stopped before the first checkpoint: nothing was kept{kept}"
 
 
 def tune_command(
@@ -173,7 +195,7 @@ def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress)
     record = evaluation_record(
         scenario, [*rules, carried], learned=carried.name, seeds=list(seeds), on_run=count
     )
-    return record | {"inputs": scenario_inputs(scenario, None), "bundle": "bundle"}
+    return record | {"inputs": scenario_inputs(scenario, None), "bundle": BUNDLE}
 
 
 def _counter(on_progress: OnProgress, stage: str, total: int) -> Any:
@@ -187,13 +209,13 @@ def _counter(on_progress: OnProgress, stage: str, total: int) -> Any:
     return count
 
 
-def _write(out: Path, result: TrainResult, record: dict[str, Any], scenario: Scenario) -> None:
-    from rlkv.report.write import write_report
-    from rlkv_agents.bundle import save_bundle
+def _bundle_files(
+    result: TrainResult, record: dict[str, Any], scenario: Scenario
+) -> dict[str, bytes]:
+    from rlkv_agents.bundle import bundle_files
 
     learned = record["policies"][result.policy.name]
-    save_bundle(
-        out / "bundle",
+    files = bundle_files(
         result.policy,
         {
             "trained_on": result.progress.settings,
@@ -213,7 +235,7 @@ def _write(out: Path, result: TrainResult, record: dict[str, Any], scenario: Sce
             },
         },
     )
-    write_report(record, out)
+    return {f"{BUNDLE}/{name}": content for name, content in files.items()}
 
 
 def _print(record: dict[str, Any], out: Path, as_json: bool) -> None:

@@ -304,7 +304,7 @@ def test_a_session_too_large_for_the_machine_is_found_before_any_work(
 
 def test_an_unwritable_folder_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write the checkpoint"):
+    with pytest.raises(InputError, match="checkpoint: cannot write: "):
         save_checkpoint(tmp_path / "file" / "checkpoint", Progress({}, 2), {}, {})
 
 

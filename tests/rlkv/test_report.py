@@ -112,6 +112,26 @@ def test_a_bare_record_makes_a_report(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_pictures_of_an_earlier_run_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    write_report(make_record(also=[make_record("coding")]), tmp_path)
+    ours = (tmp_path / "load.png").read_bytes()
+    foreign = b"\x89PNG of somebody else"
+    for name, content in (
+        ("load.png", foreign),  # of a name that is ours, made by another program
+        ("my-load.png", ours),  # a copy that somebody made
+        ("policies-before.png", ours),
+        ("notes.txt", b"text"),
+    ):
+        (tmp_path / name).write_bytes(content)
+    bare = {"normalized_latency_s": distribution(0.04)}
+    write_report({"version": 1, "scenario": "x", "policies": {"lru": bare}}, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "record.json", "report.html", "policies.png",
+        "load.png", "my-load.png", "policies-before.png", "notes.txt",
+    }  # fmt: skip
+    assert (tmp_path / "load.png").read_bytes() == foreign
+
+
 def test_what_is_not_finite_is_not_known(tmp_path: Path) -> None:
     record = make_record()
     record["load_sweep"]["policies"]["lru"] = [0.1, float("nan")]
