@@ -92,6 +92,7 @@ def eval_command(
         return
     built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
     check_seeds(seeds)
+    built.check_fits("test", range(seeds))
     if out is not None:
         check_writable(out)
     policies, learned = _policies(built, bundle, tune)
@@ -131,6 +132,9 @@ def _policies(
         policies = [AgentPolicy(name, make_rule(name)) for name in RULES]
     if loaded is None:
         return policies, None
+    if loaded.name in RULES:
+        # A bundle may be made of a rule; beside the rule it needs a name of its own.
+        loaded = replace(loaded, name=f"bundle {loaded.name}")
     return [*policies, loaded], loaded.name
 
 

@@ -12,6 +12,7 @@ import typer
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
+    from rlkv_engine.profile import Profile
     from rlkv_envs.scenario import Scenario
     from rlkv_envs.workloads import Workload
 
@@ -44,7 +45,9 @@ DEFAULT_SCENARIO = "crossover-slow"
 #: Replayed traces: sessions in an evaluation, machine, and the limits they are brought to.
 _TRACE_SESSIONS = 400
 _TRACE_PROFILE = "llama3-8b-h100"
-MAX_CONTEXT_TOKENS = 32768
+#: A session may hold this share of the device pool at most.
+DEVICE_SHARE = 8
+MIN_CONTEXT_TOKENS, MAX_CONTEXT_TOKENS = 16, 32768
 MAX_TURNS = 12
 MAX_PAUSE_S = 600.0
 
@@ -73,7 +76,7 @@ def build_scenario(
         raise InputError("--rate and --concurrent exclude each other")
     if trace is not None:
         machine = load_profile(profile or _TRACE_PROFILE)
-        replayed = _replayed(trace, machine.device_tokens)
+        replayed = _replayed(trace, machine)
         rate = rate_per_s
         if rate is None:
             rate = _fitting_rate(replayed, machine.device_tokens)
@@ -172,15 +175,22 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"cannot write there: {error.strerror}", path=folder) from error
 
 
-def _replayed(path: Path, device_tokens: int) -> Workload:
+def _replayed(path: Path, machine: Profile) -> Workload:
     from rlkv_envs.traces import read_trace
     from rlkv_envs.workloads import SPLITS, TraceWorkload
 
     # Contexts are rescaled to what the device can serve, never filtered; whole sessions of hundreds
     # of turns, with pauses of hours, would make every run one transient.
+    max_context_tokens = min(machine.device_tokens // DEVICE_SHARE, MAX_CONTEXT_TOKENS)
+    if max_context_tokens < MIN_CONTEXT_TOKENS:
+        raise InputError(
+            f"{machine.num_device_blocks} blocks of {machine.block_size} tokens are too few to"
+            f" replay a trace: 1/{DEVICE_SHARE} of them must hold {MIN_CONTEXT_TOKENS} tokens",
+            path=f"profile {machine.name}",
+        )
     workload = TraceWorkload(
         read_trace(path),
-        max_context_tokens=min(device_tokens // 8, MAX_CONTEXT_TOKENS),
+        max_context_tokens=max_context_tokens,
         max_turns=MAX_TURNS,
         max_pause_s=MAX_PAUSE_S,
     )

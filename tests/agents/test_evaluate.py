@@ -60,6 +60,11 @@ def test_every_policy_meets_the_same_traces(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(set(met["lru"])) == len(SEEDS)
 
 
+def test_two_policies_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="two policies are called 'lru'"):
+        evaluate(SCENARIO, rules("lru", "house", "lru"), SEEDS)
+
+
 def test_results_do_not_depend_on_who_else_runs() -> None:
     together = evaluate(SCENARIO, [*rules(*RULES), random_network()], SEEDS)
     for name in ("min-waste", "ttl", "house", "lru"):
