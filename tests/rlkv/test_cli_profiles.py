@@ -69,10 +69,42 @@ def test_unusable_input_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1
 
 
-def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, "profiles", "shwo")
-    assert code == 2
-    assert "No such command" in err
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["profiles", "shwo"], "No such command 'shwo'"),
+        (["nope"], "No such command 'nope'"),
+        (["train", "--nope"], "No such option: --nope"),
+        (["train", "--rounds", "x"], "'--rounds'"),
+        (["train", "--seed"], "--seed"),
+        (["profiles", "show"], "name"),
+        (["profiles", "list", "extra"], "extra"),
+    ],
+)
+def test_usage_errors_are_one_line_too(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert named in err and "--help)" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["profiles"]])
+def test_no_command_at_all_shows_the_help(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (2, "")
+    assert out.count("Usage:") == 1 and "--help" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_asked_for_is_no_mistake(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "") and "Usage:" in out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
