@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from rlkv.cli.output import AsJson, check_writable
 from rlkv.cli.scenario_options import (
-    AsJson,
     Concurrent,
     ProfileName,
     Rate,
     ScenarioInputs,
     ScenarioName,
+    Seeds,
     Sessions,
     TraceFile,
     WorkloadName,
     build_scenario,
     check_seeds,
-    check_writable,
     rebuild_scenario,
     scenario_inputs,
 )
@@ -74,7 +74,7 @@ def eval_command(
     rate: Rate = None,
     concurrent: Concurrent = None,
     sessions: Sessions = None,
-    seeds: Annotated[int, typer.Option(help="Paired held-out traces.")] = 16,
+    seeds: Seeds = 16,
     tune: Annotated[
         bool, typer.Option(help="Tune the rules for this scenario first (about half a minute).")
     ] = True,

@@ -16,28 +16,6 @@ if TYPE_CHECKING:
     from rlkv_envs.scenario import Scenario
     from rlkv_envs.workloads import Workload
 
-ScenarioName = Annotated[
-    str | None, typer.Option("--scenario", help="A named scenario (rlkv workloads list).")
-]
-ProfileName = Annotated[
-    str | None, typer.Option("--profile", help="A shipped profile's name, or a TOML file.")
-]
-WorkloadName = Annotated[str | None, typer.Option("--workload", help="A workload's name.")]
-TraceFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--trace",
-        help="Replay the sessions of this trace instead: their first 12 turns, contexts scaled to"
-        " the machine, pauses up to 10 minutes.",
-    ),
-]
-Rate = Annotated[float | None, typer.Option("--rate", help="Arrivals, sessions per second.")]
-Concurrent = Annotated[
-    int | None, typer.Option("--concurrent", help="Closed loop: so many sessions at a time.")
-]
-Sessions = Annotated[int | None, typer.Option("--sessions", help="Sessions in a trace.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
 #: What one trace, and one evaluation, may hold: a slip of the keyboard should not fill the memory.
 MAX_SESSIONS = 1_000_000
 MAX_SEEDS = 10_000
@@ -50,6 +28,49 @@ DEVICE_SHARE = 8
 MIN_CONTEXT_TOKENS, MAX_CONTEXT_TOKENS = 16, 32768
 MAX_TURNS = 12
 MAX_PAUSE_S = 600.0
+
+ScenarioName = Annotated[
+    str | None,
+    typer.Option(
+        "--scenario",
+        help=f"A named scenario (rlkv workloads scenarios); without one {DEFAULT_SCENARIO}.",
+    ),
+]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", help="A shipped profile's name (rlkv profiles list), or a TOML file."
+    ),
+]
+WorkloadName = Annotated[
+    str | None, typer.Option("--workload", help="A workload's name (rlkv workloads list).")
+]
+TraceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        help="Replay the sessions of this trace instead: their first 12 turns, contexts scaled to"
+        " the machine, pauses up to 10 minutes.",
+    ),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        "--rate",
+        help="Arrivals, sessions per second; without one the scenario's, or what fills the machine"
+        " one and a half times.",
+    ),
+]
+Concurrent = Annotated[
+    int | None, typer.Option("--concurrent", help="Closed loop: so many sessions at a time.")
+]
+Sessions = Annotated[
+    int | None,
+    typer.Option(
+        "--sessions", help=f"Sessions in a trace; without it the scenario's, or {_TRACE_SESSIONS}."
+    ),
+]
+Seeds = Annotated[int, typer.Option("--seeds", help="Paired held-out traces to judge on.")]
 
 
 def build_scenario(
@@ -162,17 +183,6 @@ def check_seeds(seeds: int) -> None:
     """Raises ``InputError`` unless there is a trace to judge on: before any work is done."""
     if not 1 <= seeds <= MAX_SEEDS:
         raise InputError(f"--seeds must be 1 to {MAX_SEEDS}, got {seeds}")
-
-
-def check_writable(folder: Path) -> None:
-    """Makes a folder; raises ``InputError`` if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"cannot write there: {error.strerror}", path=folder) from error
 
 
 def _replayed(path: Path, machine: Profile) -> Workload:

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlkv.cli.output import AsJson, check_writable, check_writable_file, write_json
 from rlkv.cli.scenario_options import (
-    AsJson,
     Concurrent,
     ProfileName,
     Rate,
     ScenarioName,
+    Seeds,
     Sessions,
     TraceFile,
     WorkloadName,
     build_scenario,
     check_seeds,
-    check_writable,
     scenario_inputs,
 )
 
@@ -55,8 +55,13 @@ def train_command(
         str, typer.Option(help="forked-ppo, or ppo (MaskablePPO with generalized advantages).")
     ] = "forked-ppo",
     seed: Annotated[int, typer.Option(help="Of everything random in training.")] = 0,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of learning.")] = None,
-    seeds: Annotated[int, typer.Option(help="Paired held-out traces in the evaluation.")] = 16,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            help="Rounds of learning; without it 24 (ppo: 16), or as many as the run that goes on."
+        ),
+    ] = None,
+    seeds: Seeds = 16,
     out: Annotated[Path, typer.Option(help="Folder of bundle, record and report.")] = DEFAULT_OUT,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
     as_json: AsJson = False,
@@ -138,15 +143,12 @@ def tune_command(
     built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
     names = [make_rule(name).name for name in rule] if rule else list(RULES)
     if out is not None:
-        check_writable(out.parent)
+        check_writable_file(out)
     with progress_bars() as on_progress:
         tuned = tune_all(built, names, on_progress)
     document = {"scenario": built.name, "profile": built.profile.name, "rules": tuned}
     if out is not None:
-        from rlkv_envs.traces.whole_file import whole_file
-
-        with whole_file(out) as file:
-            file.write((json.dumps(document, indent=2) + "\n").encode())
+        write_json(document, out)
     if as_json:
         typer.echo(json.dumps(document))
         return

@@ -8,6 +8,7 @@ import pytest
 from rlkv.cli import trace, workloads
 from rlkv_engine.errors import InputError
 from rlkv_envs.traces import read_trace
+from rlkv_envs.scenario import PRESETS
 from rlkv_envs.workloads import WORKLOADS, make_trace, make_workload
 from rlkv_envs.workloads.arrivals import Poisson
 
@@ -129,6 +130,13 @@ def test_convert_writes_the_own_format(own: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="GeneratedTokens"):
         run("trace", "convert", str(source), str(out))
     assert out.read_bytes() == before
+
+
+def test_scenarios_are_listed() -> None:
+    listed = json.loads(run("workloads", "scenarios", "--json"))
+    assert [row["name"] for row in listed] == list(PRESETS)
+    assert {row["workload"] for row in listed} <= set(WORKLOADS)
+    assert all(name in run("workloads", "scenarios") for name in PRESETS)
 
 
 def test_workloads_are_listed_and_shown() -> None:
