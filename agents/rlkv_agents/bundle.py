@@ -32,6 +32,8 @@ WEIGHTS_FILE = "weights.safetensors"
 METADATA_FILE = "bundle.json"
 #: A bundle is a few kilobytes; anything larger than this is not one.
 MAX_BYTES = 16 * 2**20
+#: It becomes a row of a table and the label of a curve.
+MAX_NAME_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,13 +150,19 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     for field, kind in expected.items():
         if not isinstance(document.get(field), kind):
             raise InputError(f"{field} is missing or of the wrong type", path=path)
+    name = document["name"]
+    if not name.isprintable() or not 1 <= len(name) <= MAX_NAME_LENGTH:
+        raise InputError(
+            f"name must be 1 to {MAX_NAME_LENGTH} printable characters (got {name[:80]!r})",
+            path=path,
+        )
     rule = document["rule"]
     constants = rule.get("constants")
     if not isinstance(rule.get("name"), str) or not isinstance(constants, dict):
         raise InputError("rule needs a name and constants", path=path)
-    for name, value in constants.items():
+    for constant, value in constants.items():
         if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-            raise InputError(f"rule constant {name!r} must be a finite number", path=path)
+            raise InputError(f"rule constant {constant!r} must be a finite number", path=path)
     if not 0.0 <= document["prior"] < 1e6:
         raise InputError("prior must be a number from 0 to a million", path=path)
     if document.get("verbs") != VERBS:

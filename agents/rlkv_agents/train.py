@@ -89,9 +89,11 @@ OnProgress = Callable[[str, int, int], None]
 
 def tune_all(scenario: Scenario, names: Sequence[str], on_progress: OnProgress) -> dict[str, Tuned]:
     """Tune rules on the validation traces: name -> constants and validation latency in s/token."""
+    scenario.check_fits("validation", range(NUM_VALIDATION))
     traces = validation_traces(scenario)
     total = sum(num_tuning_runs(name) for name in names)
     done = 0
+    on_progress("tune", done, total)  # the first run may compile the engine for half a minute
 
     def count() -> None:
         nonlocal done
@@ -154,7 +156,6 @@ def train(
     else:
         progress = Progress(settings, config.num_rounds or recipe.default_rounds)
     num_rounds = progress.num_rounds
-    scenario.check_fits("validation", range(NUM_VALIDATION))
     for number in range(progress.rounds_done, num_rounds):
         scenario.check_fits("train", recipe.trace_seeds(config.seed, number))
     if not progress.tuned:

@@ -152,6 +152,7 @@ def _evaluate(
             done += 1
             on_progress("eval", done, len(seeds) * len(policies))
 
+        on_progress("eval", done, len(seeds) * len(policies))
         return evaluation_record(scenario, policies, learned=learned, seeds=seeds, on_run=count)
 
 
@@ -160,8 +161,8 @@ def _replay(path: Path, as_json: bool) -> None:
     from rlkv.report.schema import scenarios
 
     record = read_record(path)
-    folder = record_path(path).parent
-    rows = [row for part in scenarios(record) for row in _replay_one(dict(part), folder)]
+    file = record_path(path)
+    rows = [row for part in scenarios(record) for row in _replay_one(dict(part), file)]
     agrees = all(row["agrees"] for row in rows)
     if as_json:
         typer.echo(json.dumps({"record": str(path), "agrees": agrees, "policies": rows}))
@@ -177,24 +178,35 @@ def _replay(path: Path, as_json: bool) -> None:
         raise DisagreementError(f"{path}: the replayed numbers differ from the recorded ones")
 
 
-def _replay_one(part: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def _replayed(part: dict[str, Any], file: Path) -> tuple[Scenario, list[AgentPolicy], ReplayedPart]:
     from rlkv_agents.bundle import load_bundle
     from rlkv_agents.policy import AgentPolicy
     from rlkv_agents.rules import make_rule
 
     try:
         asked = msgspec.convert(part, ReplayedPart)
+        scenario = rebuild_scenario(asked.inputs)
+        if not asked.seeds:
+            raise InputError("at least one seed is needed")
+        scenario.check_fits("test", asked.seeds)
+        rules = {n: make_rule(p.rule, p.constants) for n, p in asked.policies.items()}
     except msgspec.ValidationError as error:
-        raise InputError(f"the record does not say what to replay: {error}", path=folder) from error
-    scenario = rebuild_scenario(asked.inputs)
+        raise InputError(f"the record does not say what to replay: {error}", path=file) from error
+    except InputError as error:
+        # Whatever the place, it is the record that sent us there.
+        raise InputError(str(error), path=file) from error
     policies = []
-    for name, policy in asked.policies.items():
-        rule = make_rule(policy.rule, policy.constants)
+    for name, rule in rules.items():
         if name == asked.learned:
-            learned = load_bundle(folder / asked.bundle).policy
+            learned = load_bundle(file.parent / asked.bundle).policy
             policies.append(replace(learned, name=name, rule=rule))
         else:
             policies.append(AgentPolicy(name, rule))
+    return scenario, policies, asked
+
+
+def _replay_one(part: dict[str, Any], file: Path) -> list[dict[str, Any]]:
+    scenario, policies, asked = _replayed(part, file)
     again = _evaluate(scenario, policies, asked.learned, asked.seeds)
     rows = []
     for name, entry in part["policies"].items():

@@ -202,6 +202,7 @@ def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress)
 
 def _counter(on_progress: OnProgress, stage: str, total: int) -> Any:
     done = 0
+    on_progress(stage, done, total)
 
     def count() -> None:
         nonlocal done

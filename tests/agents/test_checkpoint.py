@@ -295,7 +295,7 @@ def test_a_session_too_large_for_the_machine_is_found_before_any_work(
     def fail(*args: object) -> None:
         raise AssertionError("tuned first")
 
-    monkeypatch.setattr(train_module, "tune_all", fail)
+    monkeypatch.setattr(train_module, "tune", fail)
     fields = {name: getattr(SCENARIO, name) for name in Scenario.__dataclass_fields__}
     # Two traces a round: the eighth belongs to the fourth of four rounds.
     with pytest.raises(InputError, match="tokens of KV, the device pool of small holds"):

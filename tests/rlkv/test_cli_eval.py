@@ -181,11 +181,16 @@ def test_an_edited_record_does_not_agree(
         (lambda r: r["policies"]["lru"].pop("rule"), "what to replay"),
         (lambda r: r["policies"]["lru"].update(rule="gone"), "unknown rule 'gone'"),
         (lambda r: r.update(seeds=["one"]), "seeds"),
+        (lambda r: r.update(seeds=[-1]), "record.json: seed must be 0 or more, got -1"),
+        (lambda r: r["inputs"].update(num_concurrent=0), "record.json: num_concurrent must be"),
+        (lambda r: r["inputs"].update(num_sessions=10**9), "record.json: --sessions must be"),
+        (lambda r: r["policies"]["house"].update(constants={"gard": 1.0}),
+         "record.json: rule 'house' has no constant 'gard' (it has: guard_pauses, "),
         (lambda r: r.update(seeds=[]), "at least one seed"),
         (lambda r: r.update(version=2), "version: 2 is newer than 1"),
         (lambda r: r.update(learned="lru", bundle="gone"), "bundle.json: cannot read it"),
     ],
-)
+)  # fmt: skip
 def test_a_record_that_cannot_be_replayed(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

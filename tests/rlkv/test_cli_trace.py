@@ -7,8 +7,8 @@ import pytest
 
 from rlkv.cli import trace, workloads
 from rlkv_engine.errors import InputError
-from rlkv_envs.traces import read_trace
 from rlkv_envs.scenario import PRESETS
+from rlkv_envs.traces import read_trace
 from rlkv_envs.workloads import WORKLOADS, make_trace, make_workload
 from rlkv_envs.workloads.arrivals import Poisson
 

@@ -256,6 +256,17 @@ def test_the_terminal_table_fits_and_holds_every_policy(width: int) -> None:
     assert ("waste" in capture.get()) == (width == 200)
 
 
+@pytest.mark.parametrize("width", range(72, 141, 4))
+def test_no_cell_of_the_terminal_table_is_cut(width: int) -> None:
+    from rich.console import Console
+
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(policies_table(make_record(), width))
+    assert "…" not in capture.get()
+    assert max(map(len, capture.get().splitlines())) <= width
+
+
 def run(*arguments: str) -> str:
     app = typer.Typer()
     report_command.register(app)
