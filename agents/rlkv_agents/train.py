@@ -87,19 +87,24 @@ RECIPES: dict[str, Callable[[], type[Learner]]] = {"forked-ppo": _forked, "ppo":
 OnProgress = Callable[[str, int, int], None]
 
 
-def tune_all(scenario: Scenario, names: Sequence[str], on_progress: OnProgress) -> dict[str, Tuned]:
-    """Tune rules on the validation traces: name -> constants and validation latency in s/token."""
-    scenario.check_fits("validation", range(NUM_VALIDATION))
-    traces = validation_traces(scenario)
-    total = sum(num_tuning_runs(name) for name in names)
+def counter(on_progress: OnProgress, stage: str, total: int) -> Callable[[], None]:
+    """Counts calls as units of a stage, which begins at once: its first unit may take a while."""
     done = 0
-    on_progress("tune", done, total)  # the first run may compile the engine for half a minute
 
     def count() -> None:
         nonlocal done
         done += 1
-        on_progress("tune", done, total)
+        on_progress(stage, done, total)
 
+    on_progress(stage, done, total)
+    return count
+
+
+def tune_all(scenario: Scenario, names: Sequence[str], on_progress: OnProgress) -> dict[str, Tuned]:
+    """Tune rules on the validation traces: name -> constants and validation latency in s/token."""
+    scenario.check_fits("validation", range(NUM_VALIDATION))
+    traces = validation_traces(scenario)
+    count = counter(on_progress, "tune", sum(num_tuning_runs(name) for name in names))
     tuned: dict[str, Tuned] = {}
     for name in names:
         choice = tune(scenario, name, traces, count)

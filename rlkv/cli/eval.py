@@ -143,16 +143,10 @@ def _evaluate(
 ) -> dict[str, Any]:
     from rlkv.cli.progress import progress_bars
     from rlkv.experiment import evaluation_record
+    from rlkv_agents.train import counter
 
-    done = 0
     with progress_bars() as on_progress:
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            on_progress("eval", done, len(seeds) * len(policies))
-
-        on_progress("eval", done, len(seeds) * len(policies))
+        count = counter(on_progress, "eval", len(seeds) * len(policies))
         return evaluation_record(scenario, policies, learned=learned, seeds=seeds, on_run=count)
 
 

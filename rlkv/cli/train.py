@@ -165,15 +165,16 @@ def _judge(
 ) -> dict[str, Any]:
     from rlkv.experiment import evaluation_record, picture_data
     from rlkv_agents.load_sweep import num_load_sweep_runs
+    from rlkv_agents.train import counter
 
     policies = [*result.rules, result.policy]
-    count = _counter(on_progress, "eval", len(seeds) * len(policies))
+    count = counter(on_progress, "eval", len(seeds) * len(policies))
     record = evaluation_record(
         scenario, policies, learned=result.policy.name, seeds=list(seeds), on_run=count
     )
     if scenario.arrivals is None:
         sweep = num_load_sweep_runs(policies, seeds=list(seeds)[:4])
-        record |= picture_data(scenario, policies, record, _counter(on_progress, "sweep", sweep))
+        record |= picture_data(scenario, policies, record, counter(on_progress, "sweep", sweep))
     record["learning_curve"] = result.progress.curve
     record["validation_rules_s"] = {
         name: entry["validation_s"] for name, entry in result.progress.tuned.items()
@@ -185,7 +186,7 @@ def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress)
     """The same bundle where it was not trained, against rules tuned there."""
     from rlkv.experiment import evaluation_record
     from rlkv_agents.rules import RULES
-    from rlkv_agents.train import START_RULE, tune_all, tuned_policies
+    from rlkv_agents.train import START_RULE, counter, tune_all, tuned_policies
     from rlkv_envs.scenario import load_scenario
 
     scenario = load_scenario(SECOND_SCENARIO)
@@ -193,23 +194,11 @@ def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress)
     start = next(rule for rule in rules if rule.name == START_RULE)
     # The rule underneath is tuned for this machine; what was learnt is carried over as it is.
     carried = replace(result.policy, rule=start.rule)
-    count = _counter(on_progress, "eval elsewhere", len(seeds) * (len(rules) + 1))
+    count = counter(on_progress, "eval elsewhere", len(seeds) * (len(rules) + 1))
     record = evaluation_record(
         scenario, [*rules, carried], learned=carried.name, seeds=list(seeds), on_run=count
     )
     return record | {"inputs": scenario_inputs(scenario, None), "bundle": BUNDLE}
-
-
-def _counter(on_progress: OnProgress, stage: str, total: int) -> Any:
-    done = 0
-    on_progress(stage, done, total)
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        on_progress(stage, done, total)
-
-    return count
 
 
 def _bundle_files(

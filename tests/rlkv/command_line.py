@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from rlkv import cli
+from rlkv.cli.app import build_app
+from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import PRESETS, Preset
 
 #: Memory is short on it, and both its machine and its workload can be named in a record.
@@ -27,6 +30,15 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     code = exited.value.code
     assert isinstance(code, int)
     return code, captured.out, captured.err
+
+
+def printed(*arguments: object) -> str:
+    """What ``rlkv ARGUMENTS`` prints; its ``InputError`` goes through."""
+    result = CliRunner().invoke(build_app(), [str(argument) for argument in arguments])
+    if isinstance(result.exception, InputError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def make_quick(patch: pytest.MonkeyPatch) -> None:

@@ -9,21 +9,9 @@ from pathlib import Path
 import pytest
 
 import rlkv
-from rlkv import cli
 from rlkv_engine.errors import InputError, IntegrityError
 from rlkv_engine.profile import load_profile, shipped_profiles
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of ``rlkv ARGUMENTS``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["rlkv", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-    captured = capsys.readouterr()
-    code = exited.value.code
-    assert isinstance(code, int)
-    return code, captured.out, captured.err
+from tests.rlkv.command_line import run
 
 
 def test_list_names_every_shipped_profile(capsys: pytest.CaptureFixture[str]) -> None:
