@@ -113,7 +113,7 @@ def _fit(
             log_probability = net.log_probability(observation[batch], mask[batch]).clamp_min(-50.0)
             loss = -(importance[batch] * (target[batch] * log_probability).sum(dim=1)).mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         on_step()

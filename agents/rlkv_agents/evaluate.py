@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rlkv_agents.policy import AgentPolicy
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.engine import Engine
+from rlkv_engine.errors import InputError
 from rlkv_engine.histogram import Histogram
 from rlkv_engine.latency import GAP_NAMES
 from rlkv_engine.trace import Trace
@@ -48,7 +49,15 @@ def evaluate(
     config: EngineConfig | None = None,
     on_run: Callable[[], None] = lambda: None,
 ) -> dict[str, list[RunResult]]:
-    """Every policy on the trace of every seed; ``on_run`` is called after each run."""
+    """Every policy on the trace of every seed; ``on_run`` is called after each run.
+
+    Raises:
+        InputError: two policies of one name.
+    """
+    names = [policy.name for policy in policies]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two policies are called {name!r}: results are told apart by name")
     results: dict[str, list[RunResult]] = {policy.name: [] for policy in policies}
     for seed in seeds:
         trace = scenario.trace(seed, split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,15 +42,10 @@ class ForkedLearner(Learner):
 
     def run_round(self, number: int) -> dict[str, float]:
         """Forks on fresh training traces, then epochs of the clipped surrogate."""
-        per_round = self.traces_per_round
-        traces = [
-            self.scenario.trace(self.trace_seed(number, i, per_round), "train")
-            for i in range(per_round)
-        ]
         forks, num_decisions = fork_rollouts(
             self.scenario,
             AgentPolicy("learned", self.rule, self.weights(), self.prior),
-            traces,
+            self.traces(number),
             forks_per_trace=self.forks_per_trace,
             horizon_s=self.horizon_pauses * self.scenario.table.mean_pause_s,
             rng=np.random.default_rng([self.seed, number]),
@@ -69,14 +65,14 @@ class ForkedLearner(Learner):
         """The actor's three layers."""
         return self.net.weights()
 
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
+    def tensors(self) -> dict[str, NDArray[Any]]:
         """Network, Adam and the count of decisions."""
         arrays = {f"net.{k}": v.detach().numpy().copy() for k, v in self.net.state_dict().items()}
         arrays["extremes"] = self.extremes.astype(np.float32)
-        arrays["decisions"] = np.array([self._decisions], np.float32)
+        arrays["decisions"] = np.array([self._decisions], np.int64)
         return optimizer_tensors(self.optimizer, arrays)
 
-    def restore(self, tensors: dict[str, NDArray[np.float32]]) -> None:
+    def restore(self, tensors: dict[str, NDArray[Any]]) -> None:
         """Network, Adam and the count of decisions."""
         self.net.load_state_dict(
             {k[4:]: torch.as_tensor(v) for k, v in tensors.items() if k.startswith("net.")}

@@ -38,6 +38,8 @@ from rlkv_engine.state import (
     OFFER_KIND,
     REVIEWED,
     RULE,
+    SWAP,
+    SWAP_NOW,
     State,
 )
 from rlkv_engine.waste import review
@@ -106,9 +108,15 @@ def run_to_decision(st: State, until_s: float) -> int:
 @jit
 def policy_verb(st: State, policy: Policy) -> int:
     """The policy's verb for the open decision."""
+    rule = rule_verb(st, st.n[DECISION_POINT], st.n[DECISION_SLOT])
     if policy.weight_1.shape[0] == 0:
-        return rule_verb(st, st.n[DECISION_POINT], st.n[DECISION_SLOT])
+        return rule
     observe(st, policy.observation)
+    if rule == SWAP_NOW:
+        # The network has one SWAP; on a rule that swaps at once (and discards where the host has
+        # no room) it means the rule's.
+        verb = mlp_verb(policy, True)
+        return SWAP_NOW if verb == SWAP else verb
     return mlp_verb(policy, swap_is_legal(st))
 
 

@@ -55,6 +55,11 @@ def test_every_policy_meets_the_same_traces(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(set(met["lru"])) == len(SEEDS)
 
 
+def test_two_policies_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="two policies are called 'lru'"):
+        evaluate(SCENARIO, rules("lru", "house", "lru"), SEEDS)
+
+
 def test_results_do_not_depend_on_who_else_runs() -> None:
     together = evaluate(SCENARIO, [*rules(*RULES), random_network()], SEEDS)
     for name in ("min-waste", "ttl", "house", "lru"):
@@ -178,6 +183,7 @@ def test_a_record_can_be_read_and_says_against_whom() -> None:
     assert min(ratios["lru"], ratios["house"]) == 1.0
     assert record["policies"]["house"]["constants"] == {
         "guard_pauses": 0.5, "swap_ratio": 1.0, "write_through": 1.0, "new_swaps": 1.0,
+        "slack_ratio": 0.003,
     }  # fmt: skip
     assert record["policies"]["clairvoyant"]["sees_future"]
 
