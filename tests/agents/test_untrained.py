@@ -247,3 +247,21 @@ def test_on_a_machine_it_never_saw_a_policy_is_its_rule() -> None:
         ours, theirs = (run_policy(where, p, trace) for p in (learned, AgentPolicy("rule", rule)))
         changes.append(ours != theirs)
     assert changes == [True, False]
+
+
+def test_what_learnt_at_revisits_leaves_calls_to_the_rule() -> None:
+    # Learners of the default recipes meet REVISITs only: the rule answers CALLs in training, and a
+    # network that never saw one must not answer them either.
+    observations, _, _ = decisions_of(SCENARIOS["small"], House())
+    calls = observations[:, NAMES.index("point_call")] == 1.0
+    assert calls.any() and not calls.all()
+    met = observations[~calls].astype(np.float64)
+    policy = make_policy(contrary(), 1.0, range_of(met.min(axis=0), met.max(axis=0)))
+    answers = []
+    for kind in (observations[calls], observations[~calls]):
+        same = 0
+        for row in kind:
+            policy.observation[:] = row
+            same += mlp_verb(policy, True) == int(row[-3:].argmax())
+        answers.append(same / len(kind))
+    assert answers[0] == 1.0 and answers[1] < 1.0
