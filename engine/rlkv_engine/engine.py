@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rlkv_engine import loop
 from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
+from rlkv_engine.decoding import settle
 from rlkv_engine.errors import IntegrityError
 from rlkv_engine.estimates import PauseTable, fit_pause_table
 from rlkv_engine.integrity import check_integrity
@@ -44,6 +45,11 @@ def _run_to_decision(stack: S.State, e: int, until_s: float) -> int:
 @jit
 def _run_policy(stack: S.State, e: int, policy: loop.Policy, until_s: float) -> int:
     return loop.run_policy(S.engine_view(stack, e), policy, until_s)
+
+
+@jit
+def _settle(stack: S.State, e: int) -> None:
+    settle(S.engine_view(stack, e))
 
 
 @jit
@@ -114,6 +120,7 @@ class Engine:
     @property
     def state(self) -> S.State:
         """The memory state of this engine; arrays are views, do not write to them."""
+        _settle(self._stack, 0)
         return S.map_fields(
             self._stack, lambda name, array: array if name in S.SHARED else array[0]
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlkv_engine.jit import jit
+from rlkv_engine.jit import jit, jit_inline
 from rlkv_engine.memory import end_job, release_copied
 from rlkv_engine.state import (
     BLOCK_SIZE,
@@ -35,9 +35,7 @@ from rlkv_engine.state import (
     OUT_CREDIT,
     OUT_IDLE,
     PAUSED_LIST,
-    PHASE,
-    PREFILL,
-    RUN,
+    PREFILLING,
     SHARED_LINK,
     SID,
     SWAP_OUT,
@@ -49,15 +47,23 @@ from rlkv_engine.state import (
 )
 
 
-@jit
+@jit_inline
 def is_loading(st: State, s: int) -> bool:
-    """Is the next thing an admitted session needs on the host?"""
+    """Is the next thing that a session in PREFILL needs on the host?"""
     block_size = st.n[BLOCK_SIZE]
     return (
-        st.slot[PHASE, s] == PREFILL
-        and st.slot[HOST_LO, s] * block_size <= st.slot[COMPUTED, s]
+        st.slot[HOST_LO, s] * block_size <= st.slot[COMPUTED, s]
         and st.slot[COMPUTED, s] < st.slot[HOST_HI, s] * block_size
     )
+
+
+@jit_inline
+def any_loading(st: State) -> bool:
+    """Does a session wait for its copy from the host?"""
+    for i in range(st.n[NUM_RUN] - st.n[NUM_DECODING]):
+        if is_loading(st, st.slot[PREFILLING, i]):
+            return True
+    return False
 
 
 @jit
@@ -108,7 +114,7 @@ def _first_job(st: State, job: int) -> int:
     return first
 
 
-@jit
+@jit_inline
 def _next_out_job(st: State) -> int:
     if st.n[NUM_SWAP_OUT] > 0:
         return _first_job(st, SWAP_OUT)
@@ -117,13 +123,13 @@ def _next_out_job(st: State) -> int:
     return NOBODY
 
 
-@jit
+@jit_inline
 def _run_in(st: State, dt: float) -> int:
     moved = 0
     loading = 0.0
     num_loading = 0
-    for i in range(st.n[NUM_RUN]):
-        s = st.slot[RUN, i]
+    for i in range(st.n[NUM_RUN] - st.n[NUM_DECODING]):
+        s = st.slot[PREFILLING, i]
         if is_loading(st, s):
             num_loading += 1
             loading += st.real[WEIGHT, s]
@@ -135,8 +141,8 @@ def _run_in(st: State, dt: float) -> int:
         st.n[IN_IDLE] = 0
         st.f[IN_CREDIT] = -st.f[LATENCY_S] / st.f[IN_BLOCK_S]
     st.f[IN_CREDIT] += dt / st.f[IN_BLOCK_S]
-    for i in range(st.n[NUM_RUN]):
-        s = st.slot[RUN, i]
+    for i in range(st.n[NUM_RUN] - st.n[NUM_DECODING]):
+        s = st.slot[PREFILLING, i]
         if st.f[IN_CREDIT] < 1.0:
             break
         if is_loading(st, s):
@@ -150,7 +156,7 @@ def _run_in(st: State, dt: float) -> int:
     return moved
 
 
-@jit
+@jit_inline
 def _run_out(st: State, dt: float) -> None:
     job = _next_out_job(st)
     if job < 0:
@@ -167,7 +173,7 @@ def _run_out(st: State, dt: float) -> None:
         st.n[OUT_IDLE] = 1
 
 
-@jit
+@jit_inline
 def run_links(st: State, dt: float) -> None:
     """Move blocks both ways for ``dt`` seconds, overlapped with the iteration."""
     blocks_in = 0
@@ -185,8 +191,8 @@ def run_links(st: State, dt: float) -> None:
 def run_links_at_once(st: State, dt: float) -> float:
     """Do all loading and swapping out now, without overlap; returns the time it takes."""
     blocks_in = 0
-    for i in range(st.n[NUM_RUN]):
-        s = st.slot[RUN, i]
+    for i in range(st.n[NUM_RUN] - st.n[NUM_DECODING]):
+        s = st.slot[PREFILLING, i]
         if is_loading(st, s):
             blocks_in += _load(st, s, st.slot[HOST_HI, s])
     blocks_out = 0

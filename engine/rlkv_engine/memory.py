@@ -7,7 +7,7 @@ Every function keeps ``free + firm + soft = pool`` on the device and
 from __future__ import annotations
 
 from rlkv_engine.estimates import remaining_s
-from rlkv_engine.jit import jit
+from rlkv_engine.jit import jit, jit_inline
 from rlkv_engine.rule import ESTIMATE
 from rlkv_engine.state import (
     BLOCK_SIZE,
@@ -141,9 +141,17 @@ def drop_host(st: State, s: int) -> None:
     st.slot[HOST_HI, s] = 0
 
 
-@jit
+@jit_inline
 def allocate(st: State, need: int) -> None:
     """Take ``need <= free + reclaimable`` blocks: free ones, then the oldest reclaimable ones."""
+    if st.n[FREE] < need:
+        _reclaim(st, need)
+    st.n[FREE] -= need
+
+
+@jit
+def _reclaim(st: State, need: int) -> None:
+    # Until so many blocks are free.
     while st.n[FREE] < need:
         oldest = NOBODY
         for i in range(st.n[NUM_PAUSED] + st.n[NUM_QUEUE]):
@@ -164,7 +172,6 @@ def allocate(st: State, need: int) -> None:
             st.slot[DEV, oldest]
             - min(st.slot[DEV, oldest] - st.slot[KEEP, oldest], need - st.n[FREE]),
         )
-    st.n[FREE] -= need
 
 
 @jit

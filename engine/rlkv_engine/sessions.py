@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from rlkv_engine.decoding import catch_up
 from rlkv_engine.estimates import remaining_s
 from rlkv_engine.jit import jit
 from rlkv_engine.memory import (
@@ -28,6 +29,7 @@ from rlkv_engine.state import (
     COST_QUEUED,
     DECODE,
     DEV,
+    DUE,
     EMPTY,
     FINISH_S,
     FIRST_SESSION,
@@ -39,6 +41,7 @@ from rlkv_engine.state import (
     HOST_LO,
     HOST_RESERVED,
     INPUT_TOKENS,
+    ITERATION,
     JOB,
     KEEP,
     KEY,
@@ -49,6 +52,7 @@ from rlkv_engine.state import (
     LOG_PAUSE,
     LOG_PREEMPT,
     LOG_RETURN,
+    NEVER,
     NEW_REFUSED,
     NEXT_ARRIVAL,
     NEXT_LEASE,
@@ -72,6 +76,7 @@ from rlkv_engine.state import (
     PAUSED_S,
     PHASE,
     PREFILL,
+    PREFILLING,
     QUEUE,
     QUEUED,
     QUEUED_WEIGHT,
@@ -113,23 +118,32 @@ def blocks_for(st: State, tokens: int) -> int:
 
 
 @jit
-def _insert(st: State, slots, count: int, s: int) -> None:  # type: ignore[no-untyped-def]
-    # Into a list sorted by priority.
-    i = count
-    while i > 0 and before(st, s, slots[i - 1]):
-        slots[i] = slots[i - 1]
-        i -= 1
-    slots[i] = s
+def _position(st: State, slots, count: int, s: int) -> int:  # type: ignore[no-untyped-def]
+    # How many slots of a list sorted by priority come before s: its place there.
+    low = 0
+    high = count
+    while low < high:
+        middle = (low + high) // 2
+        if before(st, slots[middle], s):
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @jit
-def _remove(slots, count: int, s: int) -> None:  # type: ignore[no-untyped-def]
-    i = 0
-    while slots[i] != s:
-        i += 1
-    while i < count - 1:
+def _insert(st: State, slots, count: int, s: int) -> None:  # type: ignore[no-untyped-def]
+    # Into a list sorted by priority.
+    place = _position(st, slots, count, s)
+    for i in range(count, place, -1):
+        slots[i] = slots[i - 1]
+    slots[place] = s
+
+
+@jit
+def _remove(st: State, slots, count: int, s: int) -> None:  # type: ignore[no-untyped-def]
+    for i in range(_position(st, slots, count, s), count - 1):
         slots[i] = slots[i + 1]
-        i += 1
 
 
 @jit
@@ -220,7 +234,7 @@ def admit_new(st: State, need: int) -> None:
 @jit
 def admit_queued(st: State, s: int, need: int) -> None:
     """A returned or preempted session gets its blocks and goes on."""
-    _remove(st.slot[QUEUE], st.n[NUM_QUEUE], s)
+    _remove(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
     st.n[NUM_QUEUE] -= 1
     harden(st, s)
     _start_prefill(st, s, need)
@@ -232,7 +246,9 @@ def _start_prefill(st: State, s: int, need: int) -> None:
     st.slot[DEV, s] += need
     st.slot[KEEP, s] = st.slot[DEV, s]
     st.slot[PHASE, s] = PREFILL
+    st.slot[DUE, s] = NEVER
     st.f[QUEUED_WEIGHT] -= st.real[WEIGHT, s]
+    _insert(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
     _insert(st, st.slot[RUN], st.n[NUM_RUN], s)
     st.n[NUM_RUN] += 1
     log_row(st, LOG_ADMIT, st.slot[SID, s], need)
@@ -243,13 +259,16 @@ def _leave_run(st: State, s: int) -> None:
     if st.slot[PHASE, s] == DECODE:
         st.n[NUM_DECODING] -= 1
         st.n[KV_DECODING] -= st.slot[COMPUTED, s]
-    _remove(st.slot[RUN], st.n[NUM_RUN], s)
+    else:
+        _remove(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
+    _remove(st, st.slot[RUN], st.n[NUM_RUN], s)
     st.n[NUM_RUN] -= 1
 
 
 @jit
 def start_decode(st: State, s: int) -> None:
     """The prompt is computed and the first token emitted."""
+    _remove(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
     st.slot[PHASE, s] = DECODE
     st.n[NUM_DECODING] += 1
     st.n[KV_DECODING] += st.slot[COMPUTED, s]
@@ -351,6 +370,8 @@ def return_first(st: State) -> None:
 def preempt(st: State, s: int) -> None:
     """A running or queued session loses its claim on memory; its blocks become reclaimable."""
     if st.slot[PHASE, s] != QUEUED:
+        if st.slot[PHASE, s] == DECODE:
+            catch_up(st, s, st.n[ITERATION])
         _leave_run(st, s)
         st.slot[VALID, s] = max(st.slot[VALID, s], st.slot[COMPUTED, s])
         st.slot[TARGET, s] = st.turns[INPUT_TOKENS, st.slot[TURN, s]] + st.slot[GENERATED, s]

@@ -30,6 +30,8 @@ def _constant(value: int) -> int:
 
 
 ZERO, ONE, NOBODY = (_constant(k) for k in (0, 1, -1))
+#: An iteration that never comes.
+NEVER = _constant(1 << 60)
 
 # Phases of a slot.
 EMPTY, QUEUED, PREFILL, DECODE, PAUSED = 0, 1, 2, 3, 4
@@ -61,17 +63,20 @@ CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
     ASKED,  # id of the offer in which it was asked last
     STALLED,  # iteration in which it stalled last
     CHUNK,  # prefill tokens of this iteration
+    SINCE,  # DECODE: iteration at whose start COMPUTED and GENERATED held, see decoding.py
+    DUE,  # iteration before which a running session has to be looked at; NEVER: nothing is planned
     CALLED,  # 1: its CALL is answered
     WHERE,  # its position in PAUSED_LIST
     # Lists of slots, as long as NUM_RUN, NUM_QUEUE, NUM_PAUSED, NUM_PAUSED and NUM_FREE_SLOTS say.
     RUN,  # PREFILL and DECODE, by priority
+    PREFILLING,  # those of RUN in PREFILL, by priority; NUM_RUN - NUM_DECODING of them
     QUEUE,  # QUEUED, by priority
     PAUSED_LIST,
     HEAP,  # paused slots, a heap on RETURN_AT
     FREE_SLOTS,
     SCRATCH,
     SLOT_ROWS,
-) = range(28)
+) = range(31)
 
 # Rows of State.real (floats of a slot).
 (
