@@ -43,11 +43,6 @@ def _run_to_decision(stack: S.State, e: int, until_s: float) -> int:
 
 
 @jit
-def _run_policy(stack: S.State, e: int, policy: loop.Policy, until_s: float) -> int:
-    return loop.run_policy(S.engine_view(stack, e), policy, until_s)
-
-
-@jit
 def _settle(stack: S.State, e: int) -> None:
     settle(S.engine_view(stack, e))
 
@@ -139,7 +134,7 @@ class Engine:
     def run(self, policy: loop.Policy, until_s: float = math.inf) -> bool:
         """Let ``policy`` answer every decision; True once every session has finished."""
         while True:
-            state = _run_policy(self._stack, 0, policy, float(until_s))
+            state = loop.run_policy(self._stack, 0, policy, float(until_s))
             if state != loop.FULL:
                 return self._ended(state)
             self._stack = grow_slots(self._stack)

@@ -19,29 +19,25 @@ from rlkv_engine.state import (
     IN_IDLE,
     JOB,
     JOB_FLOOR,
-    JOB_STAMP,
     KEEP,
     LATENCY_S,
     LOG_COPY_OUT,
     LOG_LOAD,
-    NOBODY,
     NUM_DECODING,
     NUM_DEVICE,
-    NUM_PAUSED,
     NUM_RUN,
     NUM_SWAP_OUT,
-    NUM_WRITE_THROUGH,
     OUT_BLOCK_S,
     OUT_CREDIT,
     OUT_IDLE,
-    PAUSED_LIST,
     PREFILLING,
     SHARED_LINK,
     SID,
     SWAP_OUT,
+    SWAP_OUT_FIRST,
     VALID,
     WEIGHT,
-    WRITE_THROUGH,
+    WRITE_THROUGH_FIRST,
     State,
     log_row,
 )
@@ -102,25 +98,10 @@ def _copy_out(st: State, s: int, most: int) -> int:
     return moved
 
 
-@jit
-def _first_job(st: State, job: int) -> int:
-    first = NOBODY
-    for i in range(st.n[NUM_PAUSED]):
-        s = st.slot[PAUSED_LIST, i]
-        if st.slot[JOB, s] == job and (
-            first < 0 or st.slot[JOB_STAMP, s] < st.slot[JOB_STAMP, first]
-        ):
-            first = s
-    return first
-
-
 @jit_inline
 def _next_out_job(st: State) -> int:
-    if st.n[NUM_SWAP_OUT] > 0:
-        return _first_job(st, SWAP_OUT)
-    if st.n[NUM_WRITE_THROUGH] > 0:
-        return _first_job(st, WRITE_THROUGH)
-    return NOBODY
+    job = st.n[SWAP_OUT_FIRST]
+    return job if job >= 0 else st.n[WRITE_THROUGH_FIRST]
 
 
 @jit_inline
@@ -197,6 +178,6 @@ def run_links_at_once(st: State, dt: float) -> float:
             blocks_in += _load(st, s, st.slot[HOST_HI, s])
     blocks_out = 0
     while st.n[NUM_SWAP_OUT] > 0:
-        blocks_out += _copy_out(st, _first_job(st, SWAP_OUT), st.n[NUM_DEVICE])
+        blocks_out += _copy_out(st, st.n[SWAP_OUT_FIRST], st.n[NUM_DEVICE])
     _run_out(st, dt)
     return blocks_in * st.f[IN_BLOCK_S] + blocks_out * st.f[OUT_BLOCK_S]

@@ -32,6 +32,7 @@ from rlkv_engine.state import (
     REVIEWED,
     RULE,
     State,
+    engine_view,
 )
 from rlkv_engine.waste import review
 
@@ -106,8 +107,9 @@ def policy_verb(st: State, policy: Policy) -> int:
 
 
 @jit
-def run_policy(st: State, policy: Policy, until_s: float) -> int:
-    """Like ``run_to_decision``, with every decision answered by ``policy``."""
+def run_policy(stack: State, e: int, policy: Policy, until_s: float) -> int:
+    """Like ``run_to_decision`` for engine ``e`` of a stack; ``policy`` answers every decision."""
+    st = engine_view(stack, e)
     while True:
         state = run_to_decision(st, until_s)
         if state != DECIDE:

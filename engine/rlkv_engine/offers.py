@@ -162,7 +162,7 @@ def _available(st: State, own_soft: int) -> int:
     return st.n[FREE] + st.n[RECLAIMABLE] - own_soft
 
 
-@jit
+@jit_inline
 def _force(st: State, kind: int, requester: int, need: int, own_soft: int) -> None:
     # Nobody is left to ask: skipped sessions by the rule, then preemption.
     while kind != NEW and need > _available(st, own_soft) + st.n[PENDING]:

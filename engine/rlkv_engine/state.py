@@ -58,8 +58,6 @@ CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
     HOST_RESERVED,
     JOB,
     JOB_FLOOR,
-    JOB_STAMP,
-    SOFT_STAMP,
     ASKED,  # id of the offer in which it was asked last
     STALLED,  # iteration in which it stalled last
     CHUNK,  # prefill tokens of this iteration
@@ -75,8 +73,13 @@ CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
     HEAP,  # paused slots, a heap on RETURN_AT
     FREE_SLOTS,
     SCRATCH,
-    SLOT_ROWS,
-) = range(31)
+    FIFO_LINKS,  # here the links of the queues start: next and previous slot of each, see fifo.py
+) = range(29)
+
+# Queues of slots, oldest first: fifo.py.
+RECLAIM_QUEUE, SWAP_OUT_QUEUE, WRITE_THROUGH_QUEUE = (_constant(k) for k in range(3))
+NUM_QUEUES = 3
+SLOT_ROWS = FIFO_LINKS + 2 * NUM_QUEUES
 
 # Rows of State.real (floats of a slot).
 (
@@ -111,7 +114,6 @@ ARRIVED_S, FINISH_S = 0, 1
     PENDING,  # soft blocks with a SWAP_OUT job
     PAUSED_FIRM,  # firm blocks of paused sessions
     HOST_FREE,
-    STAMP,  # a counter that orders events
     CHANGES,  # counts what may let a blocked requester in
     NUM_SWAP_OUT,
     NUM_WRITE_THROUGH,
@@ -146,6 +148,12 @@ ARRIVED_S, FINISH_S = 0, 1
     GROWN_AT,  # iteration whose growth is done
     REVIEWED,  # iteration of the last eager review
     STALLED_AT,  # iteration in which a decoding session stalled last
+    RECLAIM_FIRST,  # ends of the queues, see fifo.py; NOBODY where one is empty
+    RECLAIM_LAST,
+    SWAP_OUT_FIRST,
+    SWAP_OUT_LAST,
+    WRITE_THROUGH_FIRST,
+    WRITE_THROUGH_LAST,
     FIRST_SESSION,  # of the engine's trace in State.sessions
     NUM_SESSIONS,
     BLOCK_SIZE,
@@ -162,7 +170,7 @@ ARRIVED_S, FINISH_S = 0, 1
     NUM_CONCURRENT,
     ASK_CALL,  # 0: the rule answers CALLs itself
     NUM_COUNTERS,
-) = range(65)
+) = range(70)
 
 # Indices into State.f (floats of an engine): what changes, then its costs.
 (
