@@ -24,6 +24,7 @@ from rlkv_engine.state import (
     SINCE,
     TURN,
     State,
+    engine_view,
 )
 
 
@@ -50,8 +51,9 @@ def set_due(st: State, s: int) -> None:
 
 
 @jit
-def settle(st: State) -> None:
-    """Every decoding session as it is now, for who reads the state from outside."""
+def settle(stack: State, e: int) -> None:
+    """Every decoding session of engine ``e`` as it is now, for who reads a state from outside."""
+    st = engine_view(stack, e)
     for i in range(st.n[NUM_RUN]):
         s = st.slot[RUN, i]
         if st.slot[PHASE, s] == DECODE:

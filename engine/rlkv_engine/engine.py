@@ -43,11 +43,6 @@ def _run_to_decision(stack: S.State, e: int, until_s: float) -> int:
 
 
 @jit
-def _settle(stack: S.State, e: int) -> None:
-    settle(S.engine_view(stack, e))
-
-
-@jit
 def _answer(stack: S.State, e: int, verb: int, lease_s: float) -> None:
     answer(S.engine_view(stack, e), verb, lease_s)
 
@@ -115,7 +110,7 @@ class Engine:
     @property
     def state(self) -> S.State:
         """The memory state of this engine; arrays are views, do not write to them."""
-        _settle(self._stack, 0)
+        settle(self._stack, 0)
         return S.map_fields(
             self._stack, lambda name, array: array if name in S.SHARED else array[0]
         )

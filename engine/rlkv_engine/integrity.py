@@ -39,11 +39,6 @@ def check_integrity(st: S.State) -> None:
         sorted(run),
     )
     equal("queue", sorted(np.flatnonzero(st.slot[S.PHASE] == S.QUEUED)), sorted(queue))
-    equal(
-        "prefilling",
-        run[st.slot[S.PHASE][run] == S.PREFILL].tolist(),
-        st.slot[S.PREFILLING][: n[S.NUM_RUN] - n[S.NUM_DECODING]].tolist(),
-    )
     equal("paused", sorted(np.flatnonzero(st.slot[S.PHASE] == S.PAUSED)), sorted(paused))
     equal("heap", sorted(st.slot[S.HEAP][: n[S.NUM_PAUSED]]), sorted(paused))
     equal("free slots", int((~live).sum()), int(n[S.NUM_FREE_SLOTS]))
@@ -100,6 +95,11 @@ def check_integrity(st: S.State) -> None:
 
     decoding = live & (st.slot[S.PHASE] == S.DECODE)
     equal("decoding", int(decoding.sum()), int(n[S.NUM_DECODING]))
+    equal(
+        "prefilling",
+        run[st.slot[S.PHASE][run] == S.PREFILL].tolist(),
+        st.slot[S.PREFILLING][: n[S.NUM_RUN] - n[S.NUM_DECODING]].tolist(),
+    )
     require(
         st.slot[S.DUE][decoding]
         == n[S.ITERATION]
