@@ -134,16 +134,18 @@ def _position(st: State, slots, count: int, s: int) -> int:  # type: ignore[no-u
 @jit
 def _insert(st: State, slots, count: int, s: int) -> None:  # type: ignore[no-untyped-def]
     # Into a list sorted by priority.
-    place = _position(st, slots, count, s)
-    for i in range(count, place, -1):
-        slots[i] = slots[i - 1]
-    slots[place] = s
+    # A loop over the part that moves, from 0, is compiled to a block move.
+    moved = slots[_position(st, slots, count, s) : count + 1]
+    for i in range(moved.shape[0] - 1, 0, -1):
+        moved[i] = moved[i - 1]
+    moved[0] = s
 
 
 @jit
 def _remove(st: State, slots, count: int, s: int) -> None:  # type: ignore[no-untyped-def]
-    for i in range(_position(st, slots, count, s), count - 1):
-        slots[i] = slots[i + 1]
+    moved = slots[_position(st, slots, count, s) : count]
+    for i in range(moved.shape[0] - 1):
+        moved[i] = moved[i + 1]
 
 
 @jit
