@@ -16,6 +16,7 @@ from rlkv_engine.memory import (
     soften,
 )
 from rlkv_engine.rule import ESTIMATE
+from rlkv_engine.slot_lists import insert_sorted, pop_return, push_return, remove_sorted
 from rlkv_engine.state import (
     ACTIVE_WEIGHT,
     ARRIVAL,
@@ -35,7 +36,6 @@ from rlkv_engine.state import (
     FIRST_SESSION,
     FREE_SLOTS,
     GENERATED,
-    HEAP,
     HOST_FREE,
     HOST_HI,
     HOST_LO,
@@ -96,7 +96,6 @@ from rlkv_engine.state import (
     WHERE,
     ZERO,
     State,
-    before,
     log_row,
 )
 
@@ -115,76 +114,6 @@ def arrival_s(st: State, sid: int) -> float:
 def blocks_for(st: State, tokens: int) -> int:
     """Blocks that hold so many tokens."""
     return (tokens + st.n[BLOCK_SIZE] - 1) // st.n[BLOCK_SIZE]
-
-
-@jit
-def _position(st: State, slots, count: int, s: int) -> int:  # type: ignore[no-untyped-def]
-    # How many slots of a list sorted by priority come before s: its place there.
-    low = 0
-    high = count
-    while low < high:
-        middle = (low + high) // 2
-        if before(st, slots[middle], s):
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@jit
-def _insert(st: State, slots, count: int, s: int) -> None:  # type: ignore[no-untyped-def]
-    # Into a list sorted by priority.
-    # A loop over the part that moves, from 0, is compiled to a block move.
-    moved = slots[_position(st, slots, count, s) : count + 1]
-    for i in range(moved.shape[0] - 1, 0, -1):
-        moved[i] = moved[i - 1]
-    moved[0] = s
-
-
-@jit
-def _remove(st: State, slots, count: int, s: int) -> None:  # type: ignore[no-untyped-def]
-    moved = slots[_position(st, slots, count, s) : count]
-    for i in range(moved.shape[0] - 1):
-        moved[i] = moved[i + 1]
-
-
-@jit
-def _earlier(st: State, a: int, b: int) -> bool:
-    if st.real[RETURN_AT, a] != st.real[RETURN_AT, b]:
-        return st.real[RETURN_AT, a] < st.real[RETURN_AT, b]
-    return st.slot[SID, a] < st.slot[SID, b]
-
-
-@jit
-def _heap_push(st: State, s: int) -> None:
-    i = st.n[NUM_PAUSED]
-    while i > 0:
-        parent = (i - 1) // 2
-        if not _earlier(st, s, st.slot[HEAP, parent]):
-            break
-        st.slot[HEAP, i] = st.slot[HEAP, parent]
-        i = parent
-    st.slot[HEAP, i] = s
-
-
-@jit
-def _heap_pop(st: State) -> int:
-    first = st.slot[HEAP, 0]
-    count = st.n[NUM_PAUSED] - 1
-    last = st.slot[HEAP, count]
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= count:
-            break
-        if child + 1 < count and _earlier(st, st.slot[HEAP, child + 1], st.slot[HEAP, child]):
-            child += 1
-        if not _earlier(st, st.slot[HEAP, child], last):
-            break
-        st.slot[HEAP, i] = st.slot[HEAP, child]
-        i = child
-    st.slot[HEAP, i] = last
-    return first
 
 
 @jit
@@ -236,7 +165,7 @@ def admit_new(st: State, need: int) -> None:
 @jit
 def admit_queued(st: State, s: int, need: int) -> None:
     """A returned or preempted session gets its blocks and goes on."""
-    _remove(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
+    remove_sorted(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
     st.n[NUM_QUEUE] -= 1
     harden(st, s)
     _start_prefill(st, s, need)
@@ -250,8 +179,8 @@ def _start_prefill(st: State, s: int, need: int) -> None:
     st.slot[PHASE, s] = PREFILL
     st.slot[DUE, s] = NEVER
     st.f[QUEUED_WEIGHT] -= st.real[WEIGHT, s]
-    _insert(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
-    _insert(st, st.slot[RUN], st.n[NUM_RUN], s)
+    insert_sorted(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
+    insert_sorted(st, st.slot[RUN], st.n[NUM_RUN], s)
     st.n[NUM_RUN] += 1
     log_row(st, LOG_ADMIT, st.slot[SID, s], need)
 
@@ -262,15 +191,15 @@ def _leave_run(st: State, s: int) -> None:
         st.n[NUM_DECODING] -= 1
         st.n[KV_DECODING] -= st.slot[COMPUTED, s]
     else:
-        _remove(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
-    _remove(st, st.slot[RUN], st.n[NUM_RUN], s)
+        remove_sorted(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
+    remove_sorted(st, st.slot[RUN], st.n[NUM_RUN], s)
     st.n[NUM_RUN] -= 1
 
 
 @jit
 def start_decode(st: State, s: int) -> None:
     """The prompt is computed and the first token emitted."""
-    _remove(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
+    remove_sorted(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
     st.slot[PHASE, s] = DECODE
     st.n[NUM_DECODING] += 1
     st.n[KV_DECODING] += st.slot[COMPUTED, s]
@@ -295,7 +224,7 @@ def end_turn(st: State, s: int) -> None:
     st.n[NUM_CALLS] += 1
     st.slot[WHERE, s] = st.n[NUM_PAUSED]
     st.slot[PAUSED_LIST, st.n[NUM_PAUSED]] = s
-    _heap_push(st, s)
+    push_return(st, s)
     st.n[NUM_PAUSED] += 1
     log_row(st, LOG_PAUSE, st.slot[SID, s], st.slot[COMPUTED, s])
 
@@ -321,7 +250,7 @@ def _finish(st: State, s: int) -> None:
 @jit
 def return_first(st: State) -> None:
     """The session whose tool returns first has its next turn and waits for memory."""
-    s = _heap_pop(st)
+    s = pop_return(st)
     st.n[NUM_PAUSED] -= 1
     last = st.slot[PAUSED_LIST, st.n[NUM_PAUSED]]
     st.slot[PAUSED_LIST, st.slot[WHERE, s]] = last
@@ -357,7 +286,7 @@ def return_first(st: State) -> None:
     st.real[REQUESTED_AT, s] = st.real[RETURN_AT, s]
     if st.n[REQUEUE_TO_TAIL] == 1:
         st.real[KEY, s] = st.real[RETURN_AT, s]
-    _insert(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
+    insert_sorted(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
     st.n[NUM_QUEUE] += 1
     late = st.f[NOW] - st.real[RETURN_AT, s]
     st.f[ACTIVE_WEIGHT] += st.real[WEIGHT, s]
@@ -379,7 +308,7 @@ def preempt(st: State, s: int) -> None:
         st.slot[TARGET, s] = st.turns[INPUT_TOKENS, st.slot[TURN, s]] + st.slot[GENERATED, s]
         st.slot[PHASE, s] = QUEUED
         st.f[QUEUED_WEIGHT] += st.real[WEIGHT, s]
-        _insert(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
+        insert_sorted(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
         st.n[NUM_QUEUE] += 1
         drop_tail(st, s, min(st.slot[DEV, s], blocks_for(st, st.slot[COMPUTED, s])))
     soften(st, s, ZERO)

@@ -47,7 +47,7 @@ CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
     PHASE,
     SID,  # index of the session in the engine's trace
     TURN,  # index of its turn in State.turns
-    COMPUTED,
+    COMPUTED,  # in DECODE, like GENERATED, as of iteration SINCE: decoding.py
     TARGET,
     VALID,
     GENERATED,
