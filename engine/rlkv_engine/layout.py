@@ -127,6 +127,7 @@ def reset_engine(state: S.State, engine: int, first_session: int, trace: Trace) 
     n[S.FREE], n[S.HOST_FREE] = n[S.NUM_DEVICE], n[S.NUM_HOST]
     n[[S.IN_IDLE, S.OUT_IDLE, S.ITERATION]] = 1
     n[[S.BLOCKED_NEW, S.BLOCKED_RESUME, S.BLOCKED_GROW]] = -1
+    n[S.RECLAIM_FIRST : S.RECLAIM_FIRST + 2 * S.NUM_QUEUES] = S.NOBODY
     f[[S.NEXT_LEASE, S.RETRY_AT]] = math.inf
     state.outcome[engine] = np.nan
     state.latency[engine] = 0

@@ -30,6 +30,8 @@ def _constant(value: int) -> int:
 
 
 ZERO, ONE, NOBODY = (_constant(k) for k in (0, 1, -1))
+#: An iteration that never comes.
+NEVER = _constant(1 << 60)
 
 # Phases of a slot.
 EMPTY, QUEUED, PREFILL, DECODE, PAUSED = 0, 1, 2, 3, 4
@@ -45,7 +47,7 @@ CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
     PHASE,
     SID,  # index of the session in the engine's trace
     TURN,  # index of its turn in State.turns
-    COMPUTED,
+    COMPUTED,  # in DECODE, like GENERATED, as of iteration SINCE: decoding.py
     TARGET,
     VALID,
     GENERATED,
@@ -56,22 +58,28 @@ CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
     HOST_RESERVED,
     JOB,
     JOB_FLOOR,
-    JOB_STAMP,
-    SOFT_STAMP,
     ASKED,  # id of the offer in which it was asked last
     STALLED,  # iteration in which it stalled last
     CHUNK,  # prefill tokens of this iteration
+    SINCE,  # DECODE: iteration at whose start COMPUTED and GENERATED held, see decoding.py
+    DUE,  # iteration before which a running session has to be looked at; NEVER: nothing is planned
     CALLED,  # 1: its CALL is answered
     WHERE,  # its position in PAUSED_LIST
     # Lists of slots, as long as NUM_RUN, NUM_QUEUE, NUM_PAUSED, NUM_PAUSED and NUM_FREE_SLOTS say.
     RUN,  # PREFILL and DECODE, by priority
+    PREFILLING,  # those of RUN in PREFILL, by priority; NUM_RUN - NUM_DECODING of them
     QUEUE,  # QUEUED, by priority
     PAUSED_LIST,
     HEAP,  # paused slots, a heap on RETURN_AT
     FREE_SLOTS,
     SCRATCH,
-    SLOT_ROWS,
-) = range(28)
+    FIFO_LINKS,  # here the links of the queues start: next and previous slot of each, see fifo.py
+) = range(29)
+
+# Queues of slots, oldest first: fifo.py.
+RECLAIM_QUEUE, SWAP_OUT_QUEUE, WRITE_THROUGH_QUEUE = (_constant(k) for k in range(3))
+NUM_QUEUES = 3
+SLOT_ROWS = FIFO_LINKS + 2 * NUM_QUEUES
 
 # Rows of State.real (floats of a slot).
 (
@@ -106,7 +114,6 @@ ARRIVED_S, FINISH_S = 0, 1
     PENDING,  # soft blocks with a SWAP_OUT job
     PAUSED_FIRM,  # firm blocks of paused sessions
     HOST_FREE,
-    STAMP,  # a counter that orders events
     CHANGES,  # counts what may let a blocked requester in
     NUM_SWAP_OUT,
     NUM_WRITE_THROUGH,
@@ -141,6 +148,12 @@ ARRIVED_S, FINISH_S = 0, 1
     GROWN_AT,  # iteration whose growth is done
     REVIEWED,  # iteration of the last eager review
     STALLED_AT,  # iteration in which a decoding session stalled last
+    RECLAIM_FIRST,  # ends of the queues, see fifo.py; NOBODY where one is empty
+    RECLAIM_LAST,
+    SWAP_OUT_FIRST,
+    SWAP_OUT_LAST,
+    WRITE_THROUGH_FIRST,
+    WRITE_THROUGH_LAST,
     FIRST_SESSION,  # of the engine's trace in State.sessions
     NUM_SESSIONS,
     BLOCK_SIZE,
@@ -157,7 +170,7 @@ ARRIVED_S, FINISH_S = 0, 1
     NUM_CONCURRENT,
     ASK_CALL,  # 0: the rule answers CALLs itself
     NUM_COUNTERS,
-) = range(65)
+) = range(70)
 
 # Indices into State.f (floats of an engine): what changes, then its costs.
 (

@@ -180,7 +180,5 @@ class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         infos["point"] = stack.state.n[:, S.DECISION_POINT].copy()
         infos["action_mask"] = stack.steps.mask.copy()
         infos["illegal_swaps"] = stack.steps.illegal.copy()
-        return infos | {f"_{name}": self._all() for name in infos}
-
-    def _all(self) -> NDArray[np.bool_]:
-        return np.ones(self.num_envs, np.bool_)
+        every = np.ones(self.num_envs, np.bool_)
+        return infos | {f"_{name}": every for name in infos}

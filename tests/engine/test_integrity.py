@@ -241,7 +241,7 @@ def world_in_the_middle() -> Engine:
             st = engine.state
             paused = st.slot[S.PAUSED_LIST, : st.n[S.NUM_PAUSED]]
             if (
-                st.n[S.NUM_DECODING] > 0
+                st.n[S.NUM_RUN] > st.n[S.NUM_DECODING] > 0
                 and st.n[S.NUM_QUEUE] > 1
                 and st.n[S.NUM_SWAP_OUT] > 0
                 and (st.slot[S.KEEP, paused] > 0).sum() > 1
@@ -295,6 +295,20 @@ def _inverted_host_interval(st: S.State) -> None:
     st.slot[S.HOST_LO, s] = st.slot[S.HOST_HI, s] + 1
 
 
+def _prefilling_session_lost(st: S.State) -> None:
+    st.slot[S.PREFILLING, 0] = -1
+
+
+def _copy_job_lost(st: S.State) -> None:
+    st.n[S.SWAP_OUT_FIRST] = S.NOBODY
+
+
+def _block_needed_too_late(st: S.State) -> None:
+    decoding = st.slot[S.PHASE] == S.DECODE
+    assert decoding.any()
+    st.slot[S.DUE, decoding] += 1
+
+
 def _copy_of_a_running_session(st: S.State) -> None:
     st.slot[S.JOB, _first(st, S.RUN, S.NUM_RUN)] = S.WRITE_THROUGH
 
@@ -336,6 +350,9 @@ def _session_made_up(st: S.State) -> None:
         (_heap_with_a_double, "heap is"),
         (_inverted_host_interval, "negative host blocks"),
         (_copy_of_a_running_session, "a running session is being copied out"),
+        (_prefilling_session_lost, "prefilling is"),
+        (_copy_job_lost, "swap-out queue is"),
+        (_block_needed_too_late, "too early or too late"),
         (_drifted_weight, "active weight drifted"),
         (_drifted_queued_weight, "queued weight drifted"),
         (_session_made_up, "sessions were lost or made up"),

@@ -88,7 +88,7 @@ def test_a_bank_of_traces_with_other_tools_runs_each_as_if_alone() -> None:
     for trace in traces:
         reset_engine(stack, 1, first_session, trace)
         st = S.one_engine(stack, 1)
-        run_policy(st, RULE_POLICY, np.inf)
+        run_policy(stack, S.ONE, RULE_POLICY, np.inf)
         alone = engine_of(trace)
         assert alone.run(RULE_POLICY)
         np.testing.assert_array_equal(st.outcome[:, : trace.num_sessions], alone.state.outcome)
