@@ -16,7 +16,7 @@ from rlkv_agents.ablation import FULL
 from rlkv_agents.contestants import REFERENCE, Contestant
 from rlkv_agents.suite import Evaluation
 from rlkv_agents.suite_regret import ratio_of_means, suite_regret
-from rlkv_envs.traces.whole_file import whole_file
+from rlkv_envs.traces.whole_file import write_files
 
 PICTURE_NAME, TABLES_NAME = "suite.png", "suite.md"
 ABLATION_NAME, MECHANISMS_NAME = "ablation.json", "mechanisms.md"
@@ -60,11 +60,14 @@ def suite_record(
 
 
 def write_suite(record: dict[str, Any], folder: Path) -> None:
-    """Writes the record, its picture and its tables as Markdown; each file whole or not at all."""
+    """Writes the record, its picture and its tables as Markdown, all of them or none."""
     check_record(record, folder / FILE_NAME)
-    _write(folder / PICTURE_NAME, draw_suite_picture(record))
-    _write(folder / TABLES_NAME, suite_markdown(record).encode())
-    _write(folder / FILE_NAME, (json.dumps(record, indent=1) + "\n").encode())
+    files = {
+        PICTURE_NAME: draw_suite_picture(record),
+        TABLES_NAME: suite_markdown(record).encode(),
+        FILE_NAME: (json.dumps(record, indent=1) + "\n").encode(),
+    }
+    write_files(folder, files)
 
 
 def ablation_record(found: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
@@ -83,8 +86,11 @@ def ablation_record(found: Mapping[str, Any], seeds: Sequence[int]) -> dict[str,
 
 def write_ablation(record: dict[str, Any], folder: Path) -> None:
     """Writes the record and its table as Markdown."""
-    _write(folder / MECHANISMS_NAME, ablation_markdown(record).encode())
-    _write(folder / ABLATION_NAME, (json.dumps(record, indent=1) + "\n").encode())
+    files = {
+        MECHANISMS_NAME: ablation_markdown(record).encode(),
+        ABLATION_NAME: (json.dumps(record, indent=1) + "\n").encode(),
+    }
+    write_files(folder, files)
 
 
 def _scenario_record(
@@ -124,8 +130,3 @@ def _scenario_record(
         "learned": learned[0] if learned else None,
         "best_rule": best,
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    with whole_file(path) as file:
-        file.write(content)

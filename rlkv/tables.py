@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _DISPENSABLE = ("p90", "resume p50", "p50", "waste", "recompute", "resume p99")
 _STYLES = {"learned": "bold blue", "best": "bold dark_orange3", "heading": "dim", "verdict": "bold"}
 _MARKS = {"learned": " *", "best": " +"}
-_GAP = 2
+#: Right of each cell, and what the box puts between two cells and at either edge.
+_GAP, _LINE = 2, 1
 
 
 def policies_table(record: Record | dict[str, Any], width: int | None = None) -> Group:
@@ -105,7 +106,7 @@ def _fitting(rows: Rows, width: int) -> list[int]:
     widest[0] += len(_MARKS["best"])
     shown = list(range(len(rows.head)))
     for name in _DISPENSABLE:
-        if sum(widest[i] + _GAP for i in shown) <= width:
+        if sum(widest[i] + _GAP + _LINE for i in shown) + _LINE <= width:
             break
         shown.remove(list(rows.head).index(name))
     return shown

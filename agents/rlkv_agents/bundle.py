@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from rlkv_agents.policy import NUM_VERBS, AgentPolicy, from_tensors, to_tensors
 from rlkv_agents.rules import make_rule
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import FEATURES
+from rlkv_envs.traces.whole_file import write_files
 
 #: Raised with every change that older readers would misread.
 FORMAT_VERSION = 1
@@ -32,6 +32,8 @@ WEIGHTS_FILE = "weights.safetensors"
 METADATA_FILE = "bundle.json"
 #: A bundle is a few kilobytes; anything larger than this is not one.
 MAX_BYTES = 16 * 2**20
+#: It becomes a row of a table and the label of a curve.
+MAX_NAME_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,15 +45,20 @@ class Bundle:
 
 
 def save_bundle(folder: Path, policy: AgentPolicy, metadata: Mapping[str, Any]) -> None:
-    """Write a bundle; each file appears whole or not at all.
-
-    Args:
-        folder: made if missing.
-        policy: a learned policy, or a rule (stored as a network that never leaves it).
-        metadata: what it was trained on and how it did, JSON values.
+    """Write the ``bundle_files`` into a folder, which is made if missing.
 
     Raises:
         InputError: the folder cannot be written.
+    """
+    write_files(folder, bundle_files(policy, metadata))
+
+
+def bundle_files(policy: AgentPolicy, metadata: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of a bundle by name.
+
+    Args:
+        policy: a learned policy, or a rule (stored as a network that never leaves it).
+        metadata: what it was trained on and how it did, JSON values.
     """
     tensors = to_tensors(policy)
     payload = save(tensors)
@@ -69,12 +76,10 @@ def save_bundle(folder: Path, policy: AgentPolicy, metadata: Mapping[str, Any]) 
         "weights_sha256": hashlib.sha256(payload).hexdigest(),
         **metadata,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / WEIGHTS_FILE, payload)
-        _replace(folder / METADATA_FILE, (json.dumps(document, indent=2) + "\n").encode())
-    except OSError as error:
-        raise InputError(f"cannot write the bundle: {error.strerror}", path=folder) from error
+    return {
+        WEIGHTS_FILE: payload,
+        METADATA_FILE: (json.dumps(document, indent=2) + "\n").encode(),
+    }
 
 
 def load_bundle(folder: Path | str) -> Bundle:
@@ -108,12 +113,6 @@ def load_bundle(folder: Path | str) -> Bundle:
 
 def _constants(policy: AgentPolicy) -> dict[str, float]:
     return {name: float(getattr(policy.rule, name)) for name in type(policy.rule).grid}
-
-
-def _replace(path: Path, payload: bytes) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_bytes(payload)
-    os.replace(temporary, path)
 
 
 def _read(path: Path) -> bytes:
@@ -151,13 +150,19 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     for field, kind in expected.items():
         if not isinstance(document.get(field), kind):
             raise InputError(f"{field} is missing or of the wrong type", path=path)
+    name = document["name"]
+    if not name.isprintable() or not 1 <= len(name) <= MAX_NAME_LENGTH:
+        raise InputError(
+            f"name must be 1 to {MAX_NAME_LENGTH} printable characters (got {name[:80]!r})",
+            path=path,
+        )
     rule = document["rule"]
     constants = rule.get("constants")
     if not isinstance(rule.get("name"), str) or not isinstance(constants, dict):
         raise InputError("rule needs a name and constants", path=path)
-    for name, value in constants.items():
+    for constant, value in constants.items():
         if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-            raise InputError(f"rule constant {name!r} must be a finite number", path=path)
+            raise InputError(f"rule constant {constant!r} must be a finite number", path=path)
     if not 0.0 <= document["prior"] < 1e6:
         raise InputError("prior must be a number from 0 to a million", path=path)
     if document.get("verbs") != VERBS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def greedy_verbs(
 
 
 def _engine(scenario: Scenario, policy: AgentPolicy, seed: int) -> Engine:
-    # One more row in the pause table, so that the candidate's estimate can be set alone.
+    # One more tool, so that the candidate's estimate can be set alone.
     known = scenario.table
     table = PauseTable(
         tools=(*known.tools, PROBE),
@@ -110,9 +111,10 @@ def _engine(scenario: Scenario, policy: AgentPolicy, seed: int) -> Engine:
         mean_s=np.insert(known.mean_s, -1, known.mean_s[-1]),
         quantiles_s=np.insert(known.quantiles_s, -1, known.quantiles_s[-1], axis=0),
     )
+    trace = scenario.trace(seed, "validation")
     return Engine(
         scenario.profile,
-        scenario.trace(seed, "validation"),
+        replace(trace, tools=(*trace.tools, PROBE)),
         policy.rule.params(table),
         table=table,
         lease_s=policy.rule.leases(scenario.profile, table),
@@ -159,7 +161,7 @@ def _verbs(
 ) -> NDArray[np.int64]:
     """Verbs at the engine's open decision, shape ``[num_contexts, num_remaining]``.
 
-    Writes into the engine's arrays, which nothing else uses.
+    Writes into the engine's arrays and those of its trace, which nothing else uses.
     """
     st = engine.state
     s = int(st.n[S.DECISION_SLOT])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkv_agents.metrics import GAP_NAMES, RunResult, measure
 from rlkv_agents.policy import AgentPolicy
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.engine import Engine
+from rlkv_engine.errors import InputError
+from rlkv_engine.histogram import Histogram
+from rlkv_engine.latency import GAP_NAMES
 from rlkv_engine.trace import Trace
+from rlkv_envs.metrics import QUANTILES, RunResult, distribution, measure
 from rlkv_envs.scenario import Scenario
 from rlkv_envs.workloads import Split
 
@@ -33,7 +38,7 @@ def run_policy(
         lease_s=policy.rule.leases(scenario.profile, table),
     )
     engine.run(policy.compiled())
-    return measure(engine)
+    return measure(engine.state, trace)
 
 
 def evaluate(
@@ -44,7 +49,15 @@ def evaluate(
     config: EngineConfig | None = None,
     on_run: Callable[[], None] = lambda: None,
 ) -> dict[str, list[RunResult]]:
-    """Every policy on the trace of every seed; ``on_run`` is called after each run."""
+    """Every policy on the trace of every seed; ``on_run`` is called after each run.
+
+    Raises:
+        InputError: two policies of one name.
+    """
+    names = [policy.name for policy in policies]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two policies are called {name!r}: results are told apart by name")
     results: dict[str, list[RunResult]] = {policy.name: [] for policy in policies}
     for seed in seeds:
         trace = scenario.trace(seed, split)
@@ -81,18 +94,19 @@ def paired_ratio(
 
 def summarize(runs: Sequence[RunResult]) -> dict[str, object]:
     """The figures of one policy over its seeds, as they stand in a record."""
-    latency = np.concatenate([run.normalized_latency_s for run in runs])
-    resume = np.concatenate([run.resume_latency_s for run in runs])
-    gaps = np.concatenate([run.resume_gap for run in runs])
+    by_gap = [
+        reduce(add, histograms)
+        for histograms in zip(*(run.resume_latency_by_gap_s for run in runs), strict=True)
+    ]
     return {
-        "normalized_latency_s": _distribution(latency)
+        "normalized_latency_s": _figures([run.normalized_latency_s for run in runs])
         | {"mean": float(means(runs).mean()), "ci95": list(bootstrap_interval(means(runs)))},
-        "resume_latency_s": _distribution(resume),
-        "first_token_s": _distribution(np.concatenate([run.first_token_s for run in runs])),
+        "resume_latency_s": _figures(by_gap),
+        "first_token_s": _figures([run.first_token_s for run in runs]),
         "resume_latency_by_gap_s": {
-            name: _distribution(resume[gaps == bucket])
-            for bucket, name in enumerate(GAP_NAMES)
-            if np.any(gaps == bucket)
+            name: distribution(histogram)
+            for name, histogram in zip(GAP_NAMES, by_gap, strict=True)
+            if histogram.count
         },
         "recompute_ratio": float(np.mean([run.recompute_ratio for run in runs])),
         "waste": float(np.mean([run.waste for run in runs])),
@@ -104,8 +118,7 @@ def summarize(runs: Sequence[RunResult]) -> dict[str, object]:
     }
 
 
-def _distribution(values: NDArray[np.float64]) -> dict[str, object]:
-    if not values.size:
-        return {"mean": 0.0, "p50": 0.0, "p90": 0.0, "p99": 0.0}
-    p50, p90, p99 = np.percentile(values, [50, 90, 99])
-    return {"mean": float(values.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99)}
+def _figures(histograms: Sequence[Histogram]) -> dict[str, object]:
+    # A record has no NaN: without pauses there is no resume latency, and its figures are 0.
+    total = reduce(add, histograms)
+    return dict(distribution(total)) if total.count else dict.fromkeys(("mean", *QUANTILES), 0.0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlkv_agents.forked_ppo import ActorNet, UpdateSettings, update
+from rlkv_agents.actor import Actor
+from rlkv_agents.forked_ppo import UpdateSettings, update
 from rlkv_agents.forking import fork_rollouts
 from rlkv_agents.learner import Learner, optimizer_tensors, restore_optimizer
 from rlkv_agents.policy import AgentPolicy
@@ -34,21 +36,16 @@ class ForkedLearner(Learner):
         super().__init__(scenario, rule, seed)
         torch.manual_seed(seed)
         self.settings = UpdateSettings()
-        self.net = ActorNet(NUM_FEATURES, HIDDEN, self.prior)
+        self.net = Actor(NUM_FEATURES, HIDDEN, self.prior)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.settings.learning_rate)
         self._decisions = 0
 
     def run_round(self, number: int) -> dict[str, float]:
         """Forks on fresh training traces, then epochs of the clipped surrogate."""
-        per_round = self.traces_per_round
-        traces = [
-            self.scenario.trace(self.trace_seed(number, i, per_round), "train")
-            for i in range(per_round)
-        ]
         forks, num_decisions = fork_rollouts(
             self.scenario,
             AgentPolicy("learned", self.rule, self.weights(), self.prior),
-            traces,
+            self.traces(number),
             forks_per_trace=self.forks_per_trace,
             horizon_s=self.horizon_pauses * self.scenario.table.mean_pause_s,
             rng=np.random.default_rng([self.seed, number]),
@@ -68,14 +65,14 @@ class ForkedLearner(Learner):
         """The actor's three layers."""
         return self.net.weights()
 
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
+    def tensors(self) -> dict[str, NDArray[Any]]:
         """Network, Adam and the count of decisions."""
         arrays = {f"net.{k}": v.detach().numpy().copy() for k, v in self.net.state_dict().items()}
         arrays["extremes"] = self.extremes.astype(np.float32)
-        arrays["decisions"] = np.array([self._decisions], np.float32)
+        arrays["decisions"] = np.array([self._decisions], np.int64)
         return optimizer_tensors(self.optimizer, arrays)
 
-    def restore(self, tensors: dict[str, NDArray[np.float32]]) -> None:
+    def restore(self, tensors: dict[str, NDArray[Any]]) -> None:
         """Network, Adam and the count of decisions."""
         self.net.load_state_dict(
             {k[4:]: torch.as_tensor(v) for k, v in tensors.items() if k.startswith("net.")}

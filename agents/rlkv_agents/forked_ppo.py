@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlkv_agents.actor import Actor
 from rlkv_agents.forking import Forks
-from rlkv_agents.policy import NUM_VERBS
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,37 +26,6 @@ class UpdateSettings:
     advantage_clip: float = 3.0
 
 
-class ActorNet(torch.nn.Module):
-    """The actor alone: two tanh layers, logits plus ``prior`` on the rule's verb."""
-
-    def __init__(self, num_features: int, hidden: int, prior: float) -> None:
-        super().__init__()
-        self.prior = prior
-        self.body = torch.nn.Sequential(
-            torch.nn.Linear(num_features, hidden),
-            torch.nn.Tanh(),
-            torch.nn.Linear(hidden, hidden),
-            torch.nn.Tanh(),
-        )
-        self.head = torch.nn.Linear(hidden, NUM_VERBS)
-        torch.nn.init.zeros_(self.head.weight)
-        torch.nn.init.zeros_(self.head.bias)
-
-    def forward(self, observation: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of the verbs, -1e9 where not legal; shape ``[batch, 3]``."""
-        logits = self.head(self.body(observation)) + self.prior * observation[:, -NUM_VERBS:]
-        return torch.log_softmax(logits.masked_fill(~mask, -1e9), dim=1)
-
-    def weights(self) -> list[NDArray[np.float64]]:
-        """Weight and bias of the three layers, float64."""
-        layers = [m for m in (*self.body, self.head) if isinstance(m, torch.nn.Linear)]
-        return [
-            tensor.detach().double().numpy().copy()
-            for layer in layers
-            for tensor in (layer.weight, layer.bias)
-        ]
-
-
 def advantages(forks: Forks, clip: float) -> NDArray[np.float64]:
     """Cost expected under the policy less the cost of each verb, in standard deviations."""
     expected = (forks.probability * forks.cost).sum(axis=1, keepdims=True)
@@ -66,7 +35,7 @@ def advantages(forks: Forks, clip: float) -> NDArray[np.float64]:
 
 
 def update(
-    net: ActorNet,
+    net: Actor,
     optimizer: torch.optim.Optimizer,
     forks: Forks,
     settings: UpdateSettings,
@@ -87,7 +56,7 @@ def update(
     for _ in range(settings.num_epochs):
         order = torch.randperm(num, generator=generator)
         for batch in torch.split(order, settings.batch_size):
-            log_new = net(observation[batch], mask[batch])
+            log_new = net.log_probability(observation[batch], mask[batch])
             new = log_new.exp()
             ratio = new / old[batch].clamp_min(1e-6)
             capped = ratio.clamp(1 - settings.clip_range, 1 + settings.clip_range)
@@ -95,13 +64,13 @@ def update(
             entropy = -(new * log_new.clamp_min(-50.0)).sum(dim=1).mean()
             loss = -(old[batch] * gain).sum(dim=1).mean() - settings.entropy_coef * entropy
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5)
             optimizer.step()
             loss_value = float(loss.detach())
         epochs += 1
         with torch.no_grad():
-            log_new = net(observation, mask)
+            log_new = net.log_probability(observation, mask)
             log_old = old.clamp_min(1e-9).log()
             kl = float((old * (log_old - log_new.clamp_min(-50.0))).sum(dim=1).mean())
             ratio = log_new.exp() / old.clamp_min(1e-6)

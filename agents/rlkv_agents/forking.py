@@ -30,6 +30,7 @@ from rlkv_engine.state import (
     GROW,
     NEXT_ARRIVAL,
     NOW,
+    ONE,
     SPARE,
     SWAP,
     State,
@@ -97,7 +98,7 @@ def _branch_cost(stack: State, policy: Policy, verb: int, horizon_s: float) -> f
     start = st.f[COST]
     until_s = st.f[NOW] + horizon_s
     answer(st, verb, math.inf)
-    if run_policy(st, policy, until_s) == FULL:
+    if run_policy(stack, ONE, policy, until_s) == FULL:
         return math.nan
     late = max(0.0, st.f[NOW] - until_s)
     return st.f[COST] - st.f[ACTIVE_WEIGHT] * late - start

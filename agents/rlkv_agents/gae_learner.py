@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class GaeLearner(Learner):
     def __init__(self, scenario: Scenario, rule: Rule, seed: int) -> None:
         super().__init__(scenario, rule, seed)
         self._model: MaskablePPO | None = None
-        self._restored: dict[str, NDArray[np.float32]] | None = None
+        self._restored: dict[str, NDArray[Any]] | None = None
 
     def run_round(self, number: int) -> dict[str, float]:
         """Rollouts and updates on traces of this round alone."""
@@ -57,30 +58,28 @@ class GaeLearner(Learner):
         assert self._model is not None
         policy = self._model.policy
         assert isinstance(policy, RuleStartPolicy)
-        return policy.actor_weights()
+        return policy.action_net.weights()
 
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
+    def tensors(self) -> dict[str, NDArray[Any]]:
         """Policy, Adam and the count of steps."""
         assert self._model is not None
         state = self._model.policy.state_dict()
         arrays = {f"net.{k}": v.detach().numpy().copy() for k, v in state.items()}
         arrays["extremes"] = self.extremes.astype(np.float32)
-        arrays["steps"] = np.array([self._model.num_timesteps], np.float32)
+        arrays["steps"] = np.array([self._model.num_timesteps], np.int64)
         return optimizer_tensors(self._model.policy.optimizer, arrays)
 
-    def restore(self, tensors: dict[str, NDArray[np.float32]]) -> None:
-        """Takes effect when the next round builds its environments."""
+    def restore(self, tensors: dict[str, NDArray[Any]]) -> None:
+        """Policy, Adam and the count of steps."""
         self._restored = tensors
         self.extremes = tensors["extremes"].astype(np.float64)
+        self._model_on(self._make_env(0))
 
     def _make_env(self, number: int) -> KVMemoryVecEnv:
-        scenario, per_round = self.scenario, self.traces_per_round
-        traces = [
-            scenario.trace(self.trace_seed(number, i, per_round), "train") for i in range(per_round)
-        ]
+        scenario = self.scenario
         vector = KVMemoryVectorEnv(
             self.num_envs,
-            traces=traces,
+            traces=self.traces(number),
             profile=scenario.profile,
             workload=scenario.workload,
             table=scenario.table,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from rlkv_agents.policy import AgentPolicy, range_of
 from rlkv_agents.rules import Rule
 from rlkv_engine.observe import NUM_FEATURES
+from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario
 
 #: Seeds of training traces start here for every training seed, far from each other.
@@ -28,6 +30,7 @@ class Learner(ABC):
     default_rounds: int
     #: Logit of the rule's verb in the policy.
     prior: float
+    traces_per_round: int
 
     def __init__(self, scenario: Scenario, rule: Rule, seed: int) -> None:
         self.scenario = scenario
@@ -45,11 +48,11 @@ class Learner(ABC):
         """The actor as ``AgentPolicy.weights``."""
 
     @abstractmethod
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
+    def tensors(self) -> dict[str, NDArray[Any]]:
         """Everything the next round depends on, for a checkpoint."""
 
     @abstractmethod
-    def restore(self, tensors: dict[str, NDArray[np.float32]]) -> None:
+    def restore(self, tensors: dict[str, NDArray[Any]]) -> None:
         """Go on from ``tensors`` of a learner with the same arguments."""
 
     def policy(self, name: str) -> AgentPolicy:
@@ -68,14 +71,20 @@ class Learner(ABC):
             self.extremes[0] = np.minimum(self.extremes[0], observations.min(axis=0))
             self.extremes[1] = np.maximum(self.extremes[1], observations.max(axis=0))
 
-    def trace_seed(self, number: int, index: int, per_round: int) -> int:
-        """Seed of the ``index``-th training trace of a round."""
-        return SEED_STRIDE * (self.seed + 1) + number * per_round + index
+    @classmethod
+    def trace_seeds(cls, seed: int, number: int) -> range:
+        """Seeds of the training traces of a round."""
+        first = SEED_STRIDE * (seed + 1) + number * cls.traces_per_round
+        return range(first, first + cls.traces_per_round)
+
+    def traces(self, number: int) -> list[Trace]:
+        """The training traces of a round."""
+        return [self.scenario.trace(s, "train") for s in self.trace_seeds(self.seed, number)]
 
 
 def optimizer_tensors(
-    optimizer: object, named: dict[str, NDArray[np.float32]] | None = None
-) -> dict[str, NDArray[np.float32]]:
+    optimizer: object, named: dict[str, NDArray[Any]] | None = None
+) -> dict[str, NDArray[Any]]:
     """State of a torch Adam as named arrays, in the order of its parameters."""
     import torch
 
@@ -89,7 +98,7 @@ def optimizer_tensors(
     return arrays
 
 
-def restore_optimizer(optimizer: object, arrays: dict[str, NDArray[np.float32]]) -> None:
+def restore_optimizer(optimizer: object, arrays: dict[str, NDArray[Any]]) -> None:
     """Put back what ``optimizer_tensors`` took."""
     import torch
 

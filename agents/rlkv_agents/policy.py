@@ -18,6 +18,7 @@ NUM_VERBS = 3
 #: Features that say what machine and what pauses these are, rather than how busy it is just now:
 #: outside what training met of them a network has no business to answer.
 RANGE_FEATURES = (
+    "point_call",
     "host_size",
     "link_speed",
     "context",

@@ -8,7 +8,7 @@ values that ``rlkv tune`` tries.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import numpy as np
@@ -382,7 +382,10 @@ def make_rule(name: str, constants: Mapping[str, float] | None = None) -> Rule:
     """
     if name not in RULES:
         raise InputError(f"unknown rule {name!r}: one of {', '.join(RULES)}")
-    try:
-        return RULES[name](**(constants or {}))
-    except TypeError as error:
-        raise InputError(f"rule {name!r}: {error}") from error
+    rule = RULES[name]
+    known = [field.name for field in fields(rule)]
+    for constant in constants or {}:
+        if constant not in known:
+            has = ", ".join(known) or "none"
+            raise InputError(f"rule {name!r} has no constant {constant!r} (it has: {has})")
+    return rule(**(constants or {}))

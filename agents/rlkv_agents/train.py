@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkv_agents.checkpoint import Progress, load_checkpoint, save_checkpoint
+from rlkv_agents.checkpoint import (
+    PROGRESS_FILE,
+    CurvePoint,
+    Progress,
+    Tuned,
+    load_checkpoint,
+    save_checkpoint,
+)
 from rlkv_agents.learner import Learner
 from rlkv_agents.policy import AgentPolicy, from_tensors, to_tensors
 from rlkv_agents.rules import RULES, make_rule
-from rlkv_agents.tune import num_tuning_runs, tune, validation_latency_s, validation_traces
+from rlkv_agents.tune import (
+    NUM_VALIDATION,
+    num_tuning_runs,
+    tune,
+    validation_latency_s,
+    validation_traces,
+)
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import Scenario
 
@@ -54,38 +68,44 @@ class TrainResult:
     rules: Sequence[AgentPolicy]  #: every rule with its tuned constants
 
 
-def _forked(*args: Any) -> Learner:
+def _forked() -> type[Learner]:
     from rlkv_agents.forked_learner import ForkedLearner
 
-    return ForkedLearner(*args)
+    return ForkedLearner
 
 
-def _gae(*args: Any) -> Learner:
+def _gae() -> type[Learner]:
     from rlkv_agents.gae_learner import GaeLearner
 
-    return GaeLearner(*args)
+    return GaeLearner
 
 
-RECIPES: dict[str, Callable[..., Learner]] = {"forked-ppo": _forked, "ppo": _gae}
+#: Imported on demand: both need torch.
+RECIPES: dict[str, Callable[[], type[Learner]]] = {"forked-ppo": _forked, "ppo": _gae}
 
 #: Called as work goes on: what is being done, units done, units in all.
 OnProgress = Callable[[str, int, int], None]
 
 
-def tune_all(
-    scenario: Scenario, names: Sequence[str], on_progress: OnProgress
-) -> dict[str, dict[str, Any]]:
-    """Tune rules on the validation traces: name -> constants and validation latency in s/token."""
-    traces = validation_traces(scenario)
-    total = sum(num_tuning_runs(name) for name in names)
+def counter(on_progress: OnProgress, stage: str, total: int) -> Callable[[], None]:
+    """Counts calls as units of a stage, which begins at once: its first unit may take a while."""
     done = 0
 
     def count() -> None:
         nonlocal done
         done += 1
-        on_progress("tune", done, total)
+        on_progress(stage, done, total)
 
-    tuned = {}
+    on_progress(stage, done, total)
+    return count
+
+
+def tune_all(scenario: Scenario, names: Sequence[str], on_progress: OnProgress) -> dict[str, Tuned]:
+    """Tune rules on the validation traces: name -> constants and validation latency in s/token."""
+    scenario.check_fits("validation", range(NUM_VALIDATION))
+    traces = validation_traces(scenario)
+    count = counter(on_progress, "tune", sum(num_tuning_runs(name) for name in names))
+    tuned: dict[str, Tuned] = {}
     for name in names:
         choice = tune(scenario, name, traces, count)
         tuned[name] = {
@@ -96,7 +116,7 @@ def tune_all(
     return tuned
 
 
-def tuned_policies(tuned: dict[str, dict[str, Any]]) -> list[AgentPolicy]:
+def tuned_policies(tuned: dict[str, Tuned]) -> list[AgentPolicy]:
     """The rules that ``tune_all`` chose."""
     return [AgentPolicy(name, make_rule(name, entry["constants"])) for name, entry in tuned.items()]
 
@@ -108,14 +128,17 @@ def train(
     *,
     resume: bool = False,
     on_progress: OnProgress = lambda stage, done, total: None,
+    on_checkpoint: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainResult:
     """Train a policy for a scenario, with a checkpoint in ``folder`` after every validation.
 
     Snapshots are judged on paired validation traces by their mean log ratio to the start, plus half
     a standard error; the start itself is a candidate, so what is kept is never worse there.
+    ``on_checkpoint`` hears of every checkpoint of this run, the one it resumes from included.
 
     Raises:
-        InputError: nothing to resume, or the folder cannot be written.
+        InputError: nothing to resume, a session that no trace of this machine can hold, or the
+            folder cannot be written.
     """
     settings = {
         "scenario": scenario.name,
@@ -125,23 +148,32 @@ def train(
         "num_sessions": scenario.num_sessions,
         "recipe": config.recipe,
         "seed": config.seed,
+        # A name may come to stand for other numbers: a TOML or a trace that was edited.
+        "profile_sha256": _profile_sha256(scenario),
+        "sessions_sha256": _sessions_sha256(scenario),
     }
-    state: dict[str, NDArray[np.float32]] = {}
+    recipe = RECIPES[config.recipe]()
+    state: dict[str, NDArray[Any]] = {}
     best: dict[str, NDArray[np.float32]] = {}
     if resume:
-        progress, state, best = load_checkpoint(folder, settings)
+        progress, state, best = _resumed(folder, settings, config)
+        on_checkpoint(progress)
     else:
-        progress = Progress(settings, tuned=tune_all(scenario, list(RULES), on_progress))
+        progress = Progress(settings, config.num_rounds or recipe.default_rounds)
+    num_rounds = progress.num_rounds
+    for number in range(progress.rounds_done, num_rounds):
+        scenario.check_fits("train", recipe.trace_seeds(config.seed, number))
+    if not progress.tuned:
+        progress.tuned = tune_all(scenario, list(RULES), on_progress)
     rules = tuned_policies(progress.tuned)
     start = next(policy for policy in rules if policy.name == START_RULE)
-    learner = RECIPES[config.recipe](scenario, start.rule, config.seed)
+    learner = recipe(scenario, start.rule, config.seed)
     traces = validation_traces(scenario)
     base = validation_latency_s(scenario, start, traces)
     if progress.rounds_done:
-        learner.restore(state)
+        _restore(learner, state, folder)
     else:
         progress.curve.append(_point(0, 0.0, base, 0.0))
-    num_rounds = config.num_rounds or learner.default_rounds
     on_progress("train", progress.rounds_done, num_rounds)
     since = time.process_time()
     for number in range(progress.rounds_done, num_rounds):
@@ -160,6 +192,7 @@ def train(
                 progress.best_score, progress.best_round = score, progress.rounds_done
                 best = to_tensors(policy)
             save_checkpoint(folder, progress, learner.tensors(), best)
+            on_checkpoint(progress)
         on_progress("train", progress.rounds_done, num_rounds)
     chosen = min(range(len(progress.curve)), key=lambda i: progress.curve[i]["score"])
     for i, point in enumerate(progress.curve):
@@ -170,7 +203,52 @@ def train(
     return TrainResult(policy, start, progress, rules)
 
 
-def _point(steps: int, cpu_s: float, latency: NDArray[np.float64], score: float) -> dict[str, Any]:
+def _profile_sha256(scenario: Scenario) -> str:
+    numbers = [
+        (spec.name, getattr(scenario.profile, spec.name))
+        for spec in fields(scenario.profile)
+        if "unit" in spec.metadata
+    ]
+    return hashlib.sha256(repr(numbers).encode()).hexdigest()[:12]
+
+
+def _sessions_sha256(scenario: Scenario) -> str:
+    trace = scenario.trace(0, "validation")
+    digest = hashlib.sha256()
+    for array in (trace.arrival_s, trace.input_tokens, trace.output_tokens, trace.pause_s):
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _resumed(
+    folder: Path, settings: dict[str, Any], config: TrainConfig
+) -> tuple[Progress, dict[str, NDArray[Any]], dict[str, NDArray[np.float32]]]:
+    progress, state, best = load_checkpoint(folder, settings)
+    progress.num_rounds = config.num_rounds or progress.num_rounds
+    path = folder / PROGRESS_FILE
+    if progress.num_rounds < progress.rounds_done:
+        raise InputError(
+            f"the checkpoint has {progress.rounds_done} rounds, this run asks for"
+            f" {progress.num_rounds}",
+            path=path,
+        )
+    if set(progress.tuned) != set(RULES):
+        odd = ", ".join(sorted(set(progress.tuned) ^ set(RULES)))
+        raise InputError(f"the checkpoint was made for other rules: {odd}", path=path)
+    return progress, state, best
+
+
+def _restore(learner: Learner, state: dict[str, NDArray[Any]], folder: Path) -> None:
+    try:
+        learner.restore(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the checkpoint was made for another network: {str(error).splitlines()[0]}",
+            path=folder,
+        ) from error
+
+
+def _point(steps: int, cpu_s: float, latency: NDArray[np.float64], score: float) -> CurvePoint:
     return {
         "steps": steps,
         "cpu_s": cpu_s,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rlkv_engine import loop
 from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
+from rlkv_engine.decoding import settle
 from rlkv_engine.errors import IntegrityError
 from rlkv_engine.estimates import PauseTable, fit_pause_table
 from rlkv_engine.integrity import check_integrity
@@ -39,11 +40,6 @@ class Decision:
 @jit
 def _run_to_decision(stack: S.State, e: int, until_s: float) -> int:
     return loop.run_to_decision(S.engine_view(stack, e), until_s)
-
-
-@jit
-def _run_policy(stack: S.State, e: int, policy: loop.Policy, until_s: float) -> int:
-    return loop.run_policy(S.engine_view(stack, e), policy, until_s)
 
 
 @jit
@@ -114,9 +110,8 @@ class Engine:
     @property
     def state(self) -> S.State:
         """The memory state of this engine; arrays are views, do not write to them."""
-        return S.map_fields(
-            self._stack, lambda name, array: array if name in S.SHARED else array[0]
-        )
+        settle(self._stack, 0)
+        return S.one_engine(self._stack, 0)
 
     @property
     def now_s(self) -> float:
@@ -132,7 +127,7 @@ class Engine:
     def run(self, policy: loop.Policy, until_s: float = math.inf) -> bool:
         """Let ``policy`` answer every decision; True once every session has finished."""
         while True:
-            state = _run_policy(self._stack, 0, policy, float(until_s))
+            state = loop.run_policy(self._stack, 0, policy, float(until_s))
             if state != loop.FULL:
                 return self._ended(state)
             self._stack = grow_slots(self._stack)

@@ -86,8 +86,29 @@ def check_integrity(st: S.State) -> None:
         "reservation without a copy",
     )
 
+    for name, queue_id, members in (
+        ("reclaimable queue", S.RECLAIM_QUEUE, (soft > 0) & ~swapping),
+        ("swap-out queue", S.SWAP_OUT_QUEUE, swapping),
+        ("write-through queue", S.WRITE_THROUGH_QUEUE, through),
+    ):
+        equal(name, np.flatnonzero(members).tolist(), sorted(_queued(st, int(queue_id))))
+
     decoding = live & (st.slot[S.PHASE] == S.DECODE)
     equal("decoding", int(decoding.sum()), int(n[S.NUM_DECODING]))
+    equal(
+        "prefilling",
+        run[st.slot[S.PHASE][run] == S.PREFILL].tolist(),
+        st.slot[S.PREFILLING][: n[S.NUM_RUN] - n[S.NUM_DECODING]].tolist(),
+    )
+    require(
+        st.slot[S.DUE][decoding]
+        == n[S.ITERATION]
+        + np.minimum(
+            st.slot[S.DEV] * block_size - st.slot[S.COMPUTED],
+            st.turns[S.OUTPUT_TOKENS, st.slot[S.TURN]] - st.slot[S.GENERATED],
+        )[decoding],
+        "a decoding session is looked at too early or too late",
+    )
     equal("kv_decoding", int(st.slot[S.COMPUTED][decoding].sum()), int(n[S.KV_DECODING]))
     equal("unanswered calls", int((st.slot[S.CALLED][paused] == 0).sum()), int(n[S.NUM_CALLS]))
 
@@ -100,3 +121,13 @@ def check_integrity(st: S.State) -> None:
     active = queued + float(st.real[S.WEIGHT][run].sum())
     require(abs(active - st.f[S.ACTIVE_WEIGHT]) < 1e-6, "active weight drifted")
     require(abs(queued - st.f[S.QUEUED_WEIGHT]) < 1e-6, "queued weight drifted")
+
+
+def _queued(st: S.State, queue: int) -> list[int]:
+    # The slots of a queue (fifo.py), first to last; a broken link ends it.
+    slots: list[int] = []
+    s = int(st.n[S.RECLAIM_FIRST + 2 * queue])
+    while s != S.NOBODY and len(slots) < st.slot.shape[1]:
+        slots.append(s)
+        s = int(st.slot[S.FIFO_LINKS + 2 * queue, s])
+    return slots

@@ -35,13 +35,26 @@ def jit(function: F) -> F:
     """Compile in nopython mode, cached on disk, without reference counting.
 
     Nothing compiled here allocates: every array comes from the caller, who keeps it alive. Without
-    counting, compiling takes a fraction of the time and calls pass a state for free.
+    counting, compiling takes a fraction of the time.
     """
+    return _compiled(function, inline=False)
+
+
+def jit_inline(function: F) -> F:
+    """Like ``jit``, and copied into its callers: for what one caller calls in every iteration.
+
+    A call that passes a state pushes a hundred words, every pointer and length of its arrays: more
+    work than most functions of the loop do.
+    """
+    return _compiled(function, inline=True)
+
+
+def _compiled(function: F, inline: bool) -> F:
     # An explicit NUMBA_CACHE_DIR of the user wins.
     if not os.environ.get("NUMBA_CACHE_DIR"):
         folder = Path(function.__code__.co_filename).parent
         numba.config.CACHE_DIR = _cache_dir(folder)  # type: ignore[attr-defined]
     compiled = numba.njit(  # type: ignore[call-overload]
-        cache=True, error_model="numpy", _nrt=False
+        cache=True, error_model="numpy", _nrt=False, forceinline=inline
     )(function)
     return cast(F, compiled)

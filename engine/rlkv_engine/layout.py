@@ -13,6 +13,8 @@ from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
 from rlkv_engine.estimates import PauseTable
+from rlkv_engine.histogram import ROW
+from rlkv_engine.latency import NUM_LATENCIES
 from rlkv_engine.profile import Profile
 from rlkv_engine.rule import RULE_SIZE, SLACK_RATIO
 from rlkv_engine.trace import Trace
@@ -27,6 +29,29 @@ def check_fits(profile: Profile, trace: Trace) -> None:
             f"session {trace.session_ids[session]!r} turn {turn - trace.first_turn[session]} needs"
             f" {trace.max_context_tokens} tokens of KV, the device pool of {profile.name} holds"
             f" {profile.device_tokens}",
+            path=trace.name,
+        )
+
+
+def check_closed_loop(profile: Profile, trace: Trace) -> None:
+    """Raises ``InputError`` if a session could end before the first ones have all arrived.
+
+    The next session arrives when one ends, in the order of the trace. No session ends before one
+    iteration for each of its tokens, and its pauses, have passed.
+    """
+    num_first = trace.num_concurrent
+    if not 0 < num_first < trace.num_sessions:
+        return
+    first_turn = trace.first_turn[: num_first + 1]
+    pause_s = np.nan_to_num(trace.pause_s[: first_turn[-1]])
+    turns_s = trace.output_tokens[: first_turn[-1]] * profile.iteration_s + pause_s
+    end_s = trace.arrival_s[:num_first] + np.add.reduceat(turns_s, first_turn[:-1])
+    soonest, last = int(np.argmin(end_s)), num_first - 1
+    if trace.arrival_s[last] > end_s[soonest]:
+        raise InputError(
+            f"session {trace.session_ids[last]!r} arrives at {trace.arrival_s[last]:g} s, when"
+            f" {trace.session_ids[soonest]!r} may have ended (from {end_s[soonest]:g} s on): a"
+            f" closed loop begins with all of its first {num_first} sessions",
             path=trace.name,
         )
 
@@ -50,6 +75,7 @@ def build_state(
     """
     for trace in traces:
         check_fits(profile, trace)
+        check_closed_loop(profile, trace)
     if profile.max_num_seqs > profile.max_num_batched_tokens:
         raise InputError(
             f"max_num_seqs {profile.max_num_seqs} is above max_num_batched_tokens"
@@ -59,8 +85,9 @@ def build_state(
     if rule.shape != (RULE_SIZE,):
         raise ValueError(f"a rule has {RULE_SIZE} numbers, got shape {rule.shape}")
     num_sessions = max(trace.num_sessions for trace in traces)
-    num_turns = max(trace.num_turns for trace in traces) if keep_latencies else 0
     leases = np.full(len(table.mean_s), math.inf) if lease_s is None else lease_s
+    tools = tuple(dict.fromkeys(tool for trace in traces for tool in trace.tools))
+    rows = table.rows_for(tools)
     floats = np.zeros(S.NUM_FLOATS)
     _set_costs(floats, profile, table.mean_pause_s)
     floats[S.RULE : S.RULE + RULE_SIZE] = rule
@@ -74,11 +101,11 @@ def build_state(
         n=np.tile(counters, (num_engines, 1)),
         f=np.tile(floats, (num_engines, 1)),
         outcome=np.zeros((num_engines, 2, num_sessions)),
-        resume_latency_s=np.zeros((num_engines, num_turns)),
+        latency=np.zeros((num_engines, NUM_LATENCIES if keep_latencies else 0, ROW)),
         log=np.zeros((num_engines, log_rows, 5)),
-        residual_s=np.ascontiguousarray(table.residual_s),
-        lease_s=np.ascontiguousarray(leases, np.float64),
-        **_bank(traces, table),
+        residual_s=np.ascontiguousarray(table.residual_s[rows]),
+        lease_s=np.ascontiguousarray(leases[rows], np.float64),
+        **_bank(traces, tools),
     )
     for engine in range(num_engines):
         reset_engine(state, engine, 0, traces[0])
@@ -100,9 +127,10 @@ def reset_engine(state: S.State, engine: int, first_session: int, trace: Trace) 
     n[S.FREE], n[S.HOST_FREE] = n[S.NUM_DEVICE], n[S.NUM_HOST]
     n[[S.IN_IDLE, S.OUT_IDLE, S.ITERATION]] = 1
     n[[S.BLOCKED_NEW, S.BLOCKED_RESUME, S.BLOCKED_GROW]] = -1
+    n[S.RECLAIM_FIRST : S.RECLAIM_FIRST + 2 * S.NUM_QUEUES] = S.NOBODY
     f[[S.NEXT_LEASE, S.RETRY_AT]] = math.inf
     state.outcome[engine] = np.nan
-    state.resume_latency_s[engine] = np.nan
+    state.latency[engine] = 0
 
 
 def grow_slots(state: S.State) -> S.State:
@@ -122,28 +150,25 @@ def copy_state(state: S.State) -> S.State:
     return S.map_fields(state, lambda name, array: array if name in S.SHARED else array.copy())
 
 
-def _bank(traces: Sequence[Trace], table: PauseTable) -> dict[str, NDArray[Any]]:
-    # All traces behind each other; sessions and turns keep one index over the whole bank.
+def _bank(traces: Sequence[Trace], tools: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    # One trace is worked on where it is; several are copied behind each other, with one index of
+    # sessions, of turns and of tools over the whole bank.
+    if len(traces) == 1:
+        (trace,) = traces
+        return {
+            name: getattr(trace, name) for name in ("first_turn", "sessions", "turns", "pause_s")
+        }
     ends = np.cumsum([0] + [trace.num_turns for trace in traces])
+    turns = np.concatenate([trace.turns for trace in traces], axis=1)
+    for trace, end in zip(traces, ends, strict=False):
+        index = np.array([*map(tools.index, trace.tools), -1])
+        turns[S.TOOL, end : end + trace.num_turns] = index[trace.tool]
     first_turn = [trace.first_turn[:-1] + base for trace, base in zip(traces, ends, strict=False)]
-    tools = [table.rows_for(trace.tools)[trace.tool] for trace in traces]
     return {
-        "first_turn": np.concatenate([*first_turn, ends[-1:]]).astype(np.int64),
-        "sessions": np.stack(
-            [
-                np.concatenate([trace.arrival_s for trace in traces]),
-                1.0 / np.concatenate([trace.output_tokens_per_session for trace in traces]),
-            ]
-        ),
-        "turns": np.stack(
-            [
-                np.concatenate([trace.input_tokens for trace in traces]),
-                np.concatenate([trace.shared_prefix_tokens for trace in traces]),
-                np.concatenate([trace.output_tokens for trace in traces]),
-                np.concatenate(tools),
-            ]
-        ).astype(np.int64),
-        "pause_s": np.concatenate([trace.pause_s for trace in traces]).astype(np.float64),
+        "first_turn": np.concatenate([*first_turn, ends[-1:]]),
+        "sessions": np.concatenate([trace.sessions for trace in traces], axis=1),
+        "turns": turns,
+        "pause_s": np.concatenate([trace.pause_s for trace in traces]),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlkv_engine.jit import jit
+from rlkv_engine.jit import jit, jit_inline
 from rlkv_engine.memory import end_job, release_copied
 from rlkv_engine.state import (
     BLOCK_SIZE,
@@ -19,45 +19,47 @@ from rlkv_engine.state import (
     IN_IDLE,
     JOB,
     JOB_FLOOR,
-    JOB_STAMP,
     KEEP,
     LATENCY_S,
     LOG_COPY_OUT,
     LOG_LOAD,
-    NOBODY,
     NUM_DECODING,
     NUM_DEVICE,
-    NUM_PAUSED,
     NUM_RUN,
     NUM_SWAP_OUT,
-    NUM_WRITE_THROUGH,
     OUT_BLOCK_S,
     OUT_CREDIT,
     OUT_IDLE,
-    PAUSED_LIST,
-    PHASE,
-    PREFILL,
-    RUN,
+    PREFILLING,
     SHARED_LINK,
     SID,
     SWAP_OUT,
+    SWAP_OUT_FIRST,
     VALID,
     WEIGHT,
-    WRITE_THROUGH,
+    WRITE_THROUGH_FIRST,
     State,
     log_row,
 )
 
 
-@jit
+@jit_inline
 def is_loading(st: State, s: int) -> bool:
-    """Is the next thing an admitted session needs on the host?"""
+    """Is the next thing that a session in PREFILL needs on the host?"""
     block_size = st.n[BLOCK_SIZE]
     return (
-        st.slot[PHASE, s] == PREFILL
-        and st.slot[HOST_LO, s] * block_size <= st.slot[COMPUTED, s]
+        st.slot[HOST_LO, s] * block_size <= st.slot[COMPUTED, s]
         and st.slot[COMPUTED, s] < st.slot[HOST_HI, s] * block_size
     )
+
+
+@jit_inline
+def any_loading(st: State) -> bool:
+    """Does a session wait for its copy from the host?"""
+    for i in range(st.n[NUM_RUN] - st.n[NUM_DECODING]):
+        if is_loading(st, st.slot[PREFILLING, i]):
+            return True
+    return False
 
 
 @jit
@@ -96,34 +98,19 @@ def _copy_out(st: State, s: int, most: int) -> int:
     return moved
 
 
-@jit
-def _first_job(st: State, job: int) -> int:
-    first = NOBODY
-    for i in range(st.n[NUM_PAUSED]):
-        s = st.slot[PAUSED_LIST, i]
-        if st.slot[JOB, s] == job and (
-            first < 0 or st.slot[JOB_STAMP, s] < st.slot[JOB_STAMP, first]
-        ):
-            first = s
-    return first
-
-
-@jit
+@jit_inline
 def _next_out_job(st: State) -> int:
-    if st.n[NUM_SWAP_OUT] > 0:
-        return _first_job(st, SWAP_OUT)
-    if st.n[NUM_WRITE_THROUGH] > 0:
-        return _first_job(st, WRITE_THROUGH)
-    return NOBODY
+    job = st.n[SWAP_OUT_FIRST]
+    return job if job >= 0 else st.n[WRITE_THROUGH_FIRST]
 
 
-@jit
+@jit_inline
 def _run_in(st: State, dt: float) -> int:
     moved = 0
     loading = 0.0
     num_loading = 0
-    for i in range(st.n[NUM_RUN]):
-        s = st.slot[RUN, i]
+    for i in range(st.n[NUM_RUN] - st.n[NUM_DECODING]):
+        s = st.slot[PREFILLING, i]
         if is_loading(st, s):
             num_loading += 1
             loading += st.real[WEIGHT, s]
@@ -135,8 +122,8 @@ def _run_in(st: State, dt: float) -> int:
         st.n[IN_IDLE] = 0
         st.f[IN_CREDIT] = -st.f[LATENCY_S] / st.f[IN_BLOCK_S]
     st.f[IN_CREDIT] += dt / st.f[IN_BLOCK_S]
-    for i in range(st.n[NUM_RUN]):
-        s = st.slot[RUN, i]
+    for i in range(st.n[NUM_RUN] - st.n[NUM_DECODING]):
+        s = st.slot[PREFILLING, i]
         if st.f[IN_CREDIT] < 1.0:
             break
         if is_loading(st, s):
@@ -150,7 +137,7 @@ def _run_in(st: State, dt: float) -> int:
     return moved
 
 
-@jit
+@jit_inline
 def _run_out(st: State, dt: float) -> None:
     job = _next_out_job(st)
     if job < 0:
@@ -167,7 +154,7 @@ def _run_out(st: State, dt: float) -> None:
         st.n[OUT_IDLE] = 1
 
 
-@jit
+@jit_inline
 def run_links(st: State, dt: float) -> None:
     """Move blocks both ways for ``dt`` seconds, overlapped with the iteration."""
     blocks_in = 0
@@ -185,12 +172,12 @@ def run_links(st: State, dt: float) -> None:
 def run_links_at_once(st: State, dt: float) -> float:
     """Do all loading and swapping out now, without overlap; returns the time it takes."""
     blocks_in = 0
-    for i in range(st.n[NUM_RUN]):
-        s = st.slot[RUN, i]
+    for i in range(st.n[NUM_RUN] - st.n[NUM_DECODING]):
+        s = st.slot[PREFILLING, i]
         if is_loading(st, s):
             blocks_in += _load(st, s, st.slot[HOST_HI, s])
     blocks_out = 0
     while st.n[NUM_SWAP_OUT] > 0:
-        blocks_out += _copy_out(st, _first_job(st, SWAP_OUT), st.n[NUM_DEVICE])
+        blocks_out += _copy_out(st, st.n[SWAP_OUT_FIRST], st.n[NUM_DEVICE])
     _run_out(st, dt)
     return blocks_in * st.f[IN_BLOCK_S] + blocks_out * st.f[OUT_BLOCK_S]

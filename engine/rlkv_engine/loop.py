@@ -9,23 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkv_engine.iteration import (
-    ASK,
-    ENDED,
-    NO_SLOT,
-    admit,
-    can_sprint,
-    grow,
-    iterate,
-    process_events,
-    sprint,
-)
-from rlkv_engine.jit import jit
+from rlkv_engine.admission import ASK, NO_SLOT, admit, grow
+from rlkv_engine.events import process_events
+from rlkv_engine.iteration import iterate
+from rlkv_engine.jit import jit, jit_inline
 from rlkv_engine.memory import swap_is_legal
 from rlkv_engine.mlp import mlp_verb
 from rlkv_engine.observe import NUM_FEATURES, observe
 from rlkv_engine.offers import answer, ask_call
 from rlkv_engine.rule import EAGER, rule_verb
+from rlkv_engine.sprint import can_sprint, sprint
 from rlkv_engine.state import (
     ASK_CALL,
     CALL,
@@ -38,7 +31,10 @@ from rlkv_engine.state import (
     OFFER_KIND,
     REVIEWED,
     RULE,
+    SWAP,
+    SWAP_NOW,
     State,
+    engine_view,
 )
 from rlkv_engine.waste import review
 
@@ -69,7 +65,7 @@ class Policy(NamedTuple):
     observation: NDArray[np.float32]  # [num_features], scratch
 
 
-@jit
+@jit_inline
 def run_to_decision(st: State, until_s: float) -> int:
     """Advance one engine (a view) to its next decision, its end, or ``until_s``."""
     while True:
@@ -99,22 +95,29 @@ def run_to_decision(st: State, until_s: float) -> int:
             sprint(st, until_s)
             if st.n[ITERATION] > before:
                 continue
-        if iterate(st) == ENDED:
+        if not iterate(st):
             return DONE
 
 
-@jit
+@jit_inline
 def policy_verb(st: State, policy: Policy) -> int:
     """The policy's verb for the open decision."""
+    rule = rule_verb(st, st.n[DECISION_POINT], st.n[DECISION_SLOT])
     if policy.weight_1.shape[0] == 0:
-        return rule_verb(st, st.n[DECISION_POINT], st.n[DECISION_SLOT])
+        return rule
     observe(st, policy.observation)
+    if rule == SWAP_NOW:
+        # The network has one SWAP; on a rule that swaps at once (and discards where the host has
+        # no room) it means the rule's.
+        verb = mlp_verb(policy, True)
+        return SWAP_NOW if verb == SWAP else verb
     return mlp_verb(policy, swap_is_legal(st))
 
 
 @jit
-def run_policy(st: State, policy: Policy, until_s: float) -> int:
-    """Like ``run_to_decision``, with every decision answered by ``policy``."""
+def run_policy(stack: State, e: int, policy: Policy, until_s: float) -> int:
+    """Like ``run_to_decision`` for engine ``e`` of a stack; ``policy`` answers every decision."""
+    st = engine_view(stack, e)
     while True:
         state = run_to_decision(st, until_s)
         if state != DECIDE:

@@ -7,7 +7,8 @@ Every function keeps ``free + firm + soft = pool`` on the device and
 from __future__ import annotations
 
 from rlkv_engine.estimates import remaining_s
-from rlkv_engine.jit import jit
+from rlkv_engine.fifo import join_queue, leave_queue
+from rlkv_engine.jit import jit, jit_inline
 from rlkv_engine.rule import ESTIMATE
 from rlkv_engine.state import (
     BLOCK_SIZE,
@@ -27,12 +28,11 @@ from rlkv_engine.state import (
     HOST_VICTIMS,
     JOB,
     JOB_FLOOR,
-    JOB_STAMP,
     KEEP,
     NO_JOB,
     NOBODY,
+    NUM_HOST,
     NUM_PAUSED,
-    NUM_QUEUE,
     NUM_RUN,
     NUM_SWAP_OUT,
     NUM_WRITE_THROUGH,
@@ -41,28 +41,22 @@ from rlkv_engine.state import (
     PAUSED_LIST,
     PENDING,
     PHASE,
-    QUEUE,
+    RECLAIM_FIRST,
+    RECLAIM_QUEUE,
     RECLAIMABLE,
     REUSE_DISCARDED,
     RULE,
     RUN,
     SID,
-    SOFT_STAMP,
-    STAMP,
     SWAP_OUT,
+    SWAP_OUT_QUEUE,
     VALID,
     WRITE_THROUGH,
+    WRITE_THROUGH_QUEUE,
     State,
     before,
     host_blocks,
 )
-
-
-@jit
-def next_stamp(st: State) -> int:
-    """A number larger than all given before."""
-    st.n[STAMP] += 1
-    return st.n[STAMP]
 
 
 @jit
@@ -71,11 +65,14 @@ def drop_tail(st: State, s: int, new_dev: int) -> None:
     drop = st.slot[DEV, s] - new_dev
     if drop <= 0:
         return
-    from_soft = min(drop, st.slot[DEV, s] - st.slot[KEEP, s])
+    soft = st.slot[DEV, s] - st.slot[KEEP, s]
+    from_soft = min(drop, soft)
     if st.slot[JOB, s] == SWAP_OUT:
         st.n[PENDING] -= from_soft
-    else:
+    elif soft > 0:
         st.n[RECLAIMABLE] -= from_soft
+        if from_soft == soft:
+            leave_queue(st, RECLAIM_QUEUE, s)
     firm = drop - from_soft
     st.slot[KEEP, s] -= firm
     if st.slot[PHASE, s] == PAUSED:
@@ -91,8 +88,8 @@ def soften(st: State, s: int, new_keep: int) -> None:
     moved = st.slot[KEEP, s] - new_keep
     if moved <= 0:
         return
-    if st.slot[DEV, s] == st.slot[KEEP, s]:
-        st.slot[SOFT_STAMP, s] = next_stamp(st)
+    if st.slot[DEV, s] == st.slot[KEEP, s] and st.slot[JOB, s] != SWAP_OUT:
+        join_queue(st, RECLAIM_QUEUE, s)
     st.slot[KEEP, s] = new_keep
     if st.slot[PHASE, s] == PAUSED:
         st.n[PAUSED_FIRM] -= moved
@@ -107,7 +104,10 @@ def soften(st: State, s: int, new_keep: int) -> None:
 @jit
 def harden(st: State, s: int) -> None:
     """A queued session's reclaimable blocks are its own again."""
-    st.n[RECLAIMABLE] -= st.slot[DEV, s] - st.slot[KEEP, s]
+    soft = st.slot[DEV, s] - st.slot[KEEP, s]
+    if soft > 0:
+        leave_queue(st, RECLAIM_QUEUE, s)
+    st.n[RECLAIMABLE] -= soft
     st.slot[KEEP, s] = st.slot[DEV, s]
 
 
@@ -118,16 +118,18 @@ def end_job(st: State, s: int) -> None:
     st.slot[HOST_RESERVED, s] = 0
     if st.slot[JOB, s] == WRITE_THROUGH:
         st.n[NUM_WRITE_THROUGH] -= 1
+        leave_queue(st, WRITE_THROUGH_QUEUE, s)
     if st.slot[JOB, s] != SWAP_OUT:
         st.slot[JOB, s] = NO_JOB
         return
     st.slot[JOB, s] = NO_JOB
     st.n[NUM_SWAP_OUT] -= 1
+    leave_queue(st, SWAP_OUT_QUEUE, s)
     soft = st.slot[DEV, s] - st.slot[KEEP, s]
     if soft > 0:
         st.n[PENDING] -= soft
         st.n[RECLAIMABLE] += soft
-        st.slot[SOFT_STAMP, s] = next_stamp(st)
+        join_queue(st, RECLAIM_QUEUE, s)
         if st.n[REUSE_DISCARDED] == 0:
             drop_tail(st, s, st.slot[KEEP, s])
 
@@ -142,30 +144,21 @@ def drop_host(st: State, s: int) -> None:
     st.slot[HOST_HI, s] = 0
 
 
-@jit
+@jit_inline
 def allocate(st: State, need: int) -> None:
     """Take ``need <= free + reclaimable`` blocks: free ones, then the oldest reclaimable ones."""
-    while st.n[FREE] < need:
-        oldest = NOBODY
-        for i in range(st.n[NUM_PAUSED] + st.n[NUM_QUEUE]):
-            s = (
-                st.slot[PAUSED_LIST, i]
-                if i < st.n[NUM_PAUSED]
-                else st.slot[QUEUE, i - st.n[NUM_PAUSED]]
-            )
-            if (
-                st.slot[DEV, s] > st.slot[KEEP, s]
-                and st.slot[JOB, s] != SWAP_OUT
-                and (oldest < 0 or st.slot[SOFT_STAMP, s] < st.slot[SOFT_STAMP, oldest])
-            ):
-                oldest = s
-        drop_tail(
-            st,
-            oldest,
-            st.slot[DEV, oldest]
-            - min(st.slot[DEV, oldest] - st.slot[KEEP, oldest], need - st.n[FREE]),
-        )
+    if st.n[FREE] < need:
+        _reclaim(st, need)
     st.n[FREE] -= need
+
+
+@jit
+def _reclaim(st: State, num_free: int) -> None:
+    # Until so many blocks are free.
+    while st.n[FREE] < num_free:
+        s = st.n[RECLAIM_FIRST]
+        soft = st.slot[DEV, s] - st.slot[KEEP, s]
+        drop_tail(st, s, st.slot[DEV, s] - min(soft, num_free - st.n[FREE]))
 
 
 @jit
@@ -245,6 +238,8 @@ def swap_copies(st: State, s: int, new_keep: int) -> int:
 @jit
 def has_host_room(st: State, s: int, take: int) -> bool:
     """May ``take`` blocks of a paused session be swapped out, dropping host victims if need be?"""
+    if st.n[NUM_HOST] == 0:
+        return False
     needed = swap_copies(st, s, st.slot[KEEP, s] - take) - st.slot[HOST_RESERVED, s]
     room = st.n[HOST_FREE]
     if st.slot[HOST_LO, s] > _copy_top(st, s):
@@ -282,7 +277,7 @@ def swap_out(st: State, s: int, take: int) -> None:
     st.slot[HOST_RESERVED, s] = copies
     if st.slot[JOB, s] != SWAP_OUT:
         st.slot[JOB, s] = SWAP_OUT
-        st.slot[JOB_STAMP, s] = next_stamp(st)
+        join_queue(st, SWAP_OUT_QUEUE, s)
         st.n[NUM_SWAP_OUT] += 1
     soften(st, s, new_keep)
     release_copied(st, s)
@@ -327,7 +322,7 @@ def write_through(st: State, s: int) -> None:
         return
     st.slot[JOB, s] = WRITE_THROUGH
     st.slot[JOB_FLOOR, s] = floor
-    st.slot[JOB_STAMP, s] = next_stamp(st)
+    join_queue(st, WRITE_THROUGH_QUEUE, s)
     st.n[NUM_WRITE_THROUGH] += 1
     st.slot[HOST_RESERVED, s] = copies
     st.n[HOST_FREE] -= copies

@@ -196,10 +196,12 @@ def take_snapshot(st: State) -> None:
 @jit
 def observe(st: State, out: NDArray[np.float32]) -> None:
     """The observation of the open decision, shape ``[NUM_FEATURES]``."""
-    for i in range(NUM_OFFER_FEATURES):
-        out[i] = st.f[SNAPSHOT + i]
     s = st.n[DECISION_SLOT]
     point = st.n[DECISION_POINT]
+    if point == CALL:
+        take_snapshot(st)  # a CALL is an offer of its own, and nothing has changed since
+    for i in range(NUM_OFFER_FEATURES):
+        out[i] = st.f[SNAPSHOT + i]
     pool = float(st.n[NUM_DEVICE])
     block_size = st.n[BLOCK_SIZE]
     mean_s = st.f[MEAN_PAUSE_S]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from rlkv_engine.estimates import remaining_s
-from rlkv_engine.jit import jit
+from rlkv_engine.jit import jit, jit_inline
 from rlkv_engine.memory import end_job, has_host_room, soften, swap_out, write_through
 from rlkv_engine.observe import take_snapshot
 from rlkv_engine.rule import CALL_LEASE, CALL_VERB, ESTIMATE, forced_verb, victim_score
@@ -53,6 +53,7 @@ from rlkv_engine.state import (
     OFFER_SHORT,
     OFFER_SKIPPED,
     OFFER_SLOT,
+    PAUSED_FIRM,
     PAUSED_LIST,
     PENDING,
     PHASE,
@@ -84,7 +85,7 @@ BLOCKED, READY, ASKING = 0, 1, 2
 MAX_SKIPPED = 8
 
 
-@jit
+@jit_inline
 def _blocked_index(kind: int) -> int:
     if kind == NEW:
         return BLOCKED_NEW
@@ -96,6 +97,8 @@ def _best_candidate(st: State, skipped: bool) -> int:
     # The paused session with firm blocks and the largest score, among those asked (skipped) or
     # not asked yet in this offer; ties go to the larger sid. -1: none.
     best = NOBODY
+    if st.n[PAUSED_FIRM] == 0:
+        return best
     best_score = 0.0
     for i in range(st.n[NUM_PAUSED]):
         s = st.slot[PAUSED_LIST, i]
@@ -145,7 +148,7 @@ def _youngest_holder(st: State, requester: int) -> int:
     return youngest
 
 
-@jit
+@jit_inline
 def _nothing_can_run(st: State) -> bool:
     for i in range(st.n[NUM_RUN]):
         s = st.slot[RUN, i]
@@ -154,12 +157,12 @@ def _nothing_can_run(st: State) -> bool:
     return st.n[PENDING] == 0
 
 
-@jit
+@jit_inline
 def _available(st: State, own_soft: int) -> int:
     return st.n[FREE] + st.n[RECLAIMABLE] - own_soft
 
 
-@jit
+@jit_inline
 def _force(st: State, kind: int, requester: int, need: int, own_soft: int) -> None:
     # Nobody is left to ask: skipped sessions by the rule, then preemption.
     while kind != NEW and need > _available(st, own_soft) + st.n[PENDING]:
@@ -180,7 +183,7 @@ def _force(st: State, kind: int, requester: int, need: int, own_soft: int) -> No
         preempt(st, s)
 
 
-@jit
+@jit_inline
 def obtain(st: State, kind: int, requester: int, need: int, own_soft: int) -> int:
     """Can ``need`` blocks be had for a requester (slot, or -1 for NEW) now?
 
@@ -203,10 +206,16 @@ def obtain(st: State, kind: int, requester: int, need: int, own_soft: int) -> in
         st.n[OFFER_RANK] = 0
         st.n[OFFER_SKIPPED] = 0
         st.n[OFFER_SHORT] = need + st.n[SLACK] - _available(st, own_soft) - st.n[PENDING]
-        take_snapshot(st)
+    return _go_on_with_offer(st, kind, requester, need, own_soft)
+
+
+@jit
+def _go_on_with_offer(st: State, kind: int, requester: int, need: int, own_soft: int) -> int:
     if st.n[OFFER_SHORT] > 0:
         s = _best_candidate(st, False) if st.n[OFFER_SKIPPED] < MAX_SKIPPED else NOBODY
         if s >= 0:
+            if st.n[OFFER_RANK] == 0:
+                take_snapshot(st)
             _ask(st, kind, s, min(st.n[OFFER_SHORT], st.slot[KEEP, s]))
             return ASKING
         _force(st, kind, requester, need, own_soft)
@@ -217,7 +226,7 @@ def obtain(st: State, kind: int, requester: int, need: int, own_soft: int) -> in
     return BLOCKED
 
 
-@jit
+@jit_inline
 def _ask(st: State, point: int, s: int, take: int) -> None:
     st.n[DECISION] = 1
     st.n[DECISION_POINT] = point
@@ -226,7 +235,7 @@ def _ask(st: State, point: int, s: int, take: int) -> None:
     st.n[NUM_DECISIONS] += 1
 
 
-@jit
+@jit_inline
 def ask_call(st: State) -> None:
     """Open the CALL decision of the paused session that comes first."""
     first = NOBODY
@@ -234,7 +243,6 @@ def ask_call(st: State) -> None:
         s = st.slot[PAUSED_LIST, i]
         if st.slot[CALLED, s] == 0 and (first < 0 or before(st, s, first)):
             first = s
-    take_snapshot(st)
     _ask(st, CALL, first, st.slot[KEEP, first])
 
 

@@ -55,7 +55,7 @@ class Profile:
     block_size: int = field(metadata=_at_least(1, "tokens"))
     kv_bytes_per_token: int = field(metadata=_at_least(1, "B/token"))
     num_device_blocks: int = field(metadata=_at_least(1, "blocks"))
-    num_host_blocks: int = field(metadata=_at_least(1, "blocks"))
+    num_host_blocks: int = field(metadata=_at_least(0, "blocks"))
     iteration_s: float = field(metadata=_above(0, "s"))
     prefill_token_s: float = field(metadata=_above(0, "s/token"))
     prefill_token_context_s: float = field(metadata=_at_least(0, "s/token²"))
@@ -122,24 +122,24 @@ class Profile:
         """The same model on a machine with another host pool or link.
 
         Args:
-            host: Host pool as a multiple of the device pool; None keeps the host pool.
+            host: Host pool as a multiple of the device pool, 0 for none; None keeps it.
             link: Factor on the bandwidth of both directions.
 
         Returns:
             A profile named after this one, as in ``name+host0.5+link0.125``; ``load_profile``
             understands that name.
         """
+        path = f"profile {self.name}"
         for factor, value in (("host", host), ("link", link)):
-            if value is not None and not (0 < value <= MAX_FLOAT):
-                raise InputError(
-                    f"{factor} must be a finite factor above 0 (got {value})",
-                    path=f"profile {self.name}",
-                )
+            if value is not None and (problem := _factor_problem(factor, value)):
+                raise InputError(problem, path=path)
         name, sources = self.name, dict(self.sources)
         num_host_blocks = self.num_host_blocks
         if host is not None:
             name += f"+host{_shortest(host)}"
             num_host_blocks = round(min(host * self.num_device_blocks, MAX_COUNT))
+            if host > 0 and num_host_blocks == 0:
+                raise InputError(f"a host pool of {host} has not one block", path=path)
             sources["num_host_blocks"] = f"{_shortest(host)} x num_device_blocks"
         if link != 1.0:
             name += f"+link{_shortest(link)}"
@@ -153,6 +153,16 @@ class Profile:
             swap_in_bytes_per_s=self.swap_in_bytes_per_s * link,
             sources=sources,
         )
+
+
+def _factor_problem(factor: str, value: object) -> str | None:
+    """Why a scale factor cannot be; None if it can: a machine may do without a host tier."""
+    may_be_0 = factor == "host"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (0 < value <= MAX_FLOAT or (may_be_0 and value == 0)):  # type: ignore[operator]
+        return None
+    bound = ", 0 or more" if may_be_0 else " above 0"
+    return f"{factor} must be a finite factor{bound} (got {value!r})"
 
 
 def _shortest(factor: float) -> str:
@@ -278,8 +288,8 @@ def _read(path: Path, variants: tuple[Path, ...]) -> Profile:
             raise refuse("base", f"base {base!r} leads back to this file")
         factors = {key: document.pop(key) for key in ("host", "link") if key in document}
         for key, value in factors.items():
-            if type(value) not in (int, float) or not 0 < value <= MAX_FLOAT:
-                raise refuse(key, f"{key} must be a finite factor above 0 (got {value!r})")
+            if problem := _factor_problem(key, value):
+                raise refuse(key, problem)
         scaled = _read(base_path, (*variants, path)).scaled(**factors)
         inherited = _SCALARS.keys() - {"name", "description"}
         values = {key: getattr(scaled, key) for key in inherited}
@@ -291,9 +301,9 @@ def _read(path: Path, variants: tuple[Path, ...]) -> Profile:
     missing = [key for key in _SCALARS if key not in values]
     if missing:
         raise InputError(f"missing field {', '.join(missing)}", path=path)
-    problem = _find_problem(values)
-    if problem is not None:
-        raise refuse(*problem)
+    bad_field = _find_problem(values)
+    if bad_field is not None:
+        raise refuse(*bad_field)
     for key, spec in _SCALARS.items():
         if spec.type == "float":
             values[key] = float(values[key])  # type: ignore[arg-type]

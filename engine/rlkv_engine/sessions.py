@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from rlkv_engine.decoding import catch_up
 from rlkv_engine.estimates import remaining_s
 from rlkv_engine.jit import jit
 from rlkv_engine.memory import (
@@ -15,6 +16,7 @@ from rlkv_engine.memory import (
     soften,
 )
 from rlkv_engine.rule import ESTIMATE
+from rlkv_engine.slot_lists import insert_sorted, pop_return, push_return, remove_sorted
 from rlkv_engine.state import (
     ACTIVE_WEIGHT,
     ARRIVAL,
@@ -28,17 +30,18 @@ from rlkv_engine.state import (
     COST_QUEUED,
     DECODE,
     DEV,
+    DUE,
     EMPTY,
     FINISH_S,
     FIRST_SESSION,
     FREE_SLOTS,
     GENERATED,
-    HEAP,
     HOST_FREE,
     HOST_HI,
     HOST_LO,
     HOST_RESERVED,
     INPUT_TOKENS,
+    ITERATION,
     JOB,
     KEEP,
     KEY,
@@ -49,6 +52,7 @@ from rlkv_engine.state import (
     LOG_PAUSE,
     LOG_PREEMPT,
     LOG_RETURN,
+    NEVER,
     NEW_REFUSED,
     NEXT_ARRIVAL,
     NEXT_LEASE,
@@ -72,6 +76,7 @@ from rlkv_engine.state import (
     PAUSED_S,
     PHASE,
     PREFILL,
+    PREFILLING,
     QUEUE,
     QUEUED,
     QUEUED_WEIGHT,
@@ -91,7 +96,6 @@ from rlkv_engine.state import (
     WHERE,
     ZERO,
     State,
-    before,
     log_row,
 )
 
@@ -110,65 +114,6 @@ def arrival_s(st: State, sid: int) -> float:
 def blocks_for(st: State, tokens: int) -> int:
     """Blocks that hold so many tokens."""
     return (tokens + st.n[BLOCK_SIZE] - 1) // st.n[BLOCK_SIZE]
-
-
-@jit
-def _insert(st: State, slots, count: int, s: int) -> None:  # type: ignore[no-untyped-def]
-    # Into a list sorted by priority.
-    i = count
-    while i > 0 and before(st, s, slots[i - 1]):
-        slots[i] = slots[i - 1]
-        i -= 1
-    slots[i] = s
-
-
-@jit
-def _remove(slots, count: int, s: int) -> None:  # type: ignore[no-untyped-def]
-    i = 0
-    while slots[i] != s:
-        i += 1
-    while i < count - 1:
-        slots[i] = slots[i + 1]
-        i += 1
-
-
-@jit
-def _earlier(st: State, a: int, b: int) -> bool:
-    if st.real[RETURN_AT, a] != st.real[RETURN_AT, b]:
-        return st.real[RETURN_AT, a] < st.real[RETURN_AT, b]
-    return st.slot[SID, a] < st.slot[SID, b]
-
-
-@jit
-def _heap_push(st: State, s: int) -> None:
-    i = st.n[NUM_PAUSED]
-    while i > 0:
-        parent = (i - 1) // 2
-        if not _earlier(st, s, st.slot[HEAP, parent]):
-            break
-        st.slot[HEAP, i] = st.slot[HEAP, parent]
-        i = parent
-    st.slot[HEAP, i] = s
-
-
-@jit
-def _heap_pop(st: State) -> int:
-    first = st.slot[HEAP, 0]
-    count = st.n[NUM_PAUSED] - 1
-    last = st.slot[HEAP, count]
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= count:
-            break
-        if child + 1 < count and _earlier(st, st.slot[HEAP, child + 1], st.slot[HEAP, child]):
-            child += 1
-        if not _earlier(st, st.slot[HEAP, child], last):
-            break
-        st.slot[HEAP, i] = st.slot[HEAP, child]
-        i = child
-    st.slot[HEAP, i] = last
-    return first
 
 
 @jit
@@ -220,7 +165,7 @@ def admit_new(st: State, need: int) -> None:
 @jit
 def admit_queued(st: State, s: int, need: int) -> None:
     """A returned or preempted session gets its blocks and goes on."""
-    _remove(st.slot[QUEUE], st.n[NUM_QUEUE], s)
+    remove_sorted(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
     st.n[NUM_QUEUE] -= 1
     harden(st, s)
     _start_prefill(st, s, need)
@@ -232,8 +177,10 @@ def _start_prefill(st: State, s: int, need: int) -> None:
     st.slot[DEV, s] += need
     st.slot[KEEP, s] = st.slot[DEV, s]
     st.slot[PHASE, s] = PREFILL
+    st.slot[DUE, s] = NEVER
     st.f[QUEUED_WEIGHT] -= st.real[WEIGHT, s]
-    _insert(st, st.slot[RUN], st.n[NUM_RUN], s)
+    insert_sorted(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
+    insert_sorted(st, st.slot[RUN], st.n[NUM_RUN], s)
     st.n[NUM_RUN] += 1
     log_row(st, LOG_ADMIT, st.slot[SID, s], need)
 
@@ -243,13 +190,16 @@ def _leave_run(st: State, s: int) -> None:
     if st.slot[PHASE, s] == DECODE:
         st.n[NUM_DECODING] -= 1
         st.n[KV_DECODING] -= st.slot[COMPUTED, s]
-    _remove(st.slot[RUN], st.n[NUM_RUN], s)
+    else:
+        remove_sorted(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
+    remove_sorted(st, st.slot[RUN], st.n[NUM_RUN], s)
     st.n[NUM_RUN] -= 1
 
 
 @jit
 def start_decode(st: State, s: int) -> None:
     """The prompt is computed and the first token emitted."""
+    remove_sorted(st, st.slot[PREFILLING], st.n[NUM_RUN] - st.n[NUM_DECODING], s)
     st.slot[PHASE, s] = DECODE
     st.n[NUM_DECODING] += 1
     st.n[KV_DECODING] += st.slot[COMPUTED, s]
@@ -274,7 +224,7 @@ def end_turn(st: State, s: int) -> None:
     st.n[NUM_CALLS] += 1
     st.slot[WHERE, s] = st.n[NUM_PAUSED]
     st.slot[PAUSED_LIST, st.n[NUM_PAUSED]] = s
-    _heap_push(st, s)
+    push_return(st, s)
     st.n[NUM_PAUSED] += 1
     log_row(st, LOG_PAUSE, st.slot[SID, s], st.slot[COMPUTED, s])
 
@@ -300,7 +250,7 @@ def _finish(st: State, s: int) -> None:
 @jit
 def return_first(st: State) -> None:
     """The session whose tool returns first has its next turn and waits for memory."""
-    s = _heap_pop(st)
+    s = pop_return(st)
     st.n[NUM_PAUSED] -= 1
     last = st.slot[PAUSED_LIST, st.n[NUM_PAUSED]]
     st.slot[PAUSED_LIST, st.slot[WHERE, s]] = last
@@ -336,7 +286,7 @@ def return_first(st: State) -> None:
     st.real[REQUESTED_AT, s] = st.real[RETURN_AT, s]
     if st.n[REQUEUE_TO_TAIL] == 1:
         st.real[KEY, s] = st.real[RETURN_AT, s]
-    _insert(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
+    insert_sorted(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
     st.n[NUM_QUEUE] += 1
     late = st.f[NOW] - st.real[RETURN_AT, s]
     st.f[ACTIVE_WEIGHT] += st.real[WEIGHT, s]
@@ -351,12 +301,14 @@ def return_first(st: State) -> None:
 def preempt(st: State, s: int) -> None:
     """A running or queued session loses its claim on memory; its blocks become reclaimable."""
     if st.slot[PHASE, s] != QUEUED:
+        if st.slot[PHASE, s] == DECODE:
+            catch_up(st, s, st.n[ITERATION])
         _leave_run(st, s)
         st.slot[VALID, s] = max(st.slot[VALID, s], st.slot[COMPUTED, s])
         st.slot[TARGET, s] = st.turns[INPUT_TOKENS, st.slot[TURN, s]] + st.slot[GENERATED, s]
         st.slot[PHASE, s] = QUEUED
         st.f[QUEUED_WEIGHT] += st.real[WEIGHT, s]
-        _insert(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
+        insert_sorted(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
         st.n[NUM_QUEUE] += 1
         drop_tail(st, s, min(st.slot[DEV, s], blocks_for(st, st.slot[COMPUTED, s])))
     soften(st, s, ZERO)

@@ -30,6 +30,8 @@ def _constant(value: int) -> int:
 
 
 ZERO, ONE, NOBODY = (_constant(k) for k in (0, 1, -1))
+#: An iteration that never comes.
+NEVER = _constant(1 << 60)
 
 # Phases of a slot.
 EMPTY, QUEUED, PREFILL, DECODE, PAUSED = 0, 1, 2, 3, 4
@@ -45,7 +47,7 @@ CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
     PHASE,
     SID,  # index of the session in the engine's trace
     TURN,  # index of its turn in State.turns
-    COMPUTED,
+    COMPUTED,  # in DECODE, like GENERATED, as of iteration SINCE: decoding.py
     TARGET,
     VALID,
     GENERATED,
@@ -56,22 +58,28 @@ CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
     HOST_RESERVED,
     JOB,
     JOB_FLOOR,
-    JOB_STAMP,
-    SOFT_STAMP,
     ASKED,  # id of the offer in which it was asked last
     STALLED,  # iteration in which it stalled last
     CHUNK,  # prefill tokens of this iteration
+    SINCE,  # DECODE: iteration at whose start COMPUTED and GENERATED held, see decoding.py
+    DUE,  # iteration before which a running session has to be looked at; NEVER: nothing is planned
     CALLED,  # 1: its CALL is answered
     WHERE,  # its position in PAUSED_LIST
     # Lists of slots, as long as NUM_RUN, NUM_QUEUE, NUM_PAUSED, NUM_PAUSED and NUM_FREE_SLOTS say.
     RUN,  # PREFILL and DECODE, by priority
+    PREFILLING,  # those of RUN in PREFILL, by priority; NUM_RUN - NUM_DECODING of them
     QUEUE,  # QUEUED, by priority
     PAUSED_LIST,
     HEAP,  # paused slots, a heap on RETURN_AT
     FREE_SLOTS,
     SCRATCH,
-    SLOT_ROWS,
-) = range(28)
+    FIFO_LINKS,  # here the links of the queues start: next and previous slot of each, see fifo.py
+) = range(29)
+
+# Queues of slots, oldest first: fifo.py.
+RECLAIM_QUEUE, SWAP_OUT_QUEUE, WRITE_THROUGH_QUEUE = (_constant(k) for k in range(3))
+NUM_QUEUES = 3
+SLOT_ROWS = FIFO_LINKS + 2 * NUM_QUEUES
 
 # Rows of State.real (floats of a slot).
 (
@@ -106,7 +114,6 @@ ARRIVED_S, FINISH_S = 0, 1
     PENDING,  # soft blocks with a SWAP_OUT job
     PAUSED_FIRM,  # firm blocks of paused sessions
     HOST_FREE,
-    STAMP,  # a counter that orders events
     CHANGES,  # counts what may let a blocked requester in
     NUM_SWAP_OUT,
     NUM_WRITE_THROUGH,
@@ -141,6 +148,12 @@ ARRIVED_S, FINISH_S = 0, 1
     GROWN_AT,  # iteration whose growth is done
     REVIEWED,  # iteration of the last eager review
     STALLED_AT,  # iteration in which a decoding session stalled last
+    RECLAIM_FIRST,  # ends of the queues, see fifo.py; NOBODY where one is empty
+    RECLAIM_LAST,
+    SWAP_OUT_FIRST,
+    SWAP_OUT_LAST,
+    WRITE_THROUGH_FIRST,
+    WRITE_THROUGH_LAST,
     FIRST_SESSION,  # of the engine's trace in State.sessions
     NUM_SESSIONS,
     BLOCK_SIZE,
@@ -158,7 +171,7 @@ ARRIVED_S, FINISH_S = 0, 1
     NUM_CONCURRENT,
     ASK_CALL,  # 0: the rule answers CALLs itself
     NUM_COUNTERS,
-) = range(66)
+) = range(71)
 
 # Indices into State.f (floats of an engine): what changes, then its costs.
 (
@@ -203,16 +216,16 @@ class State(NamedTuple):
     real: F8  # [REAL_ROWS, num_slots]
     n: I8  # [NUM_COUNTERS]
     f: F8  # [NUM_FLOATS]
-    outcome: F8  # [2, num_sessions]: ARRIVED_S, FINISH_S
-    resume_latency_s: F8  # [num_turns], or [0]
+    outcome: F8  # [2, num_sessions]: ARRIVED_S, FINISH_S; all else is as large for any trace
+    latency: F8  # [NUM_LATENCIES, histogram.ROW], see latency.py, or [0, histogram.ROW]
     log: F8  # [num_rows, 5]
     # Shared by all engines of a stack, never written: a bank of traces, and tables.
     first_turn: I8  # [num_sessions + 1]
     sessions: F8  # [2, num_sessions]
     turns: I8  # [4, num_turns]
     pause_s: F8  # [num_turns]
-    residual_s: F8  # [num_rows, num_bins], see estimates.py
-    lease_s: F8  # [num_rows], leases of rules that set one by tool
+    residual_s: F8  # [num_tools + 1, num_bins], see estimates.py
+    lease_s: F8  # [num_tools + 1], leases of rules that set one by tool
 
 
 def map_fields(st: State, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> State:
@@ -225,6 +238,11 @@ def map_fields(st: State, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -
 SHARED = ("first_turn", "sessions", "turns", "pause_s", "residual_s", "lease_s")
 
 
+def one_engine(stack: State, e: int) -> State:
+    """Engine ``e`` of a stack, for callers that are not compiled; arrays are views."""
+    return map_fields(stack, lambda name, array: array if name in SHARED else array[e])
+
+
 @jit
 def engine_view(st: State, e: int) -> State:
     """Engine ``e`` of a stack; arrays are views, nothing is copied."""
@@ -234,7 +252,7 @@ def engine_view(st: State, e: int) -> State:
         st.n[e],
         st.f[e],
         st.outcome[e],
-        st.resume_latency_s[e],
+        st.latency[e],
         st.log[e],
         st.first_turn,
         st.sessions,
@@ -260,7 +278,7 @@ def before(st: State, a: int, b: int) -> bool:
 
 
 @jit
-def log_row(st: State, code: int, sid: int, amount: int) -> None:
+def log_row(st: State, code: int, sid: int, amount: float) -> None:
     """Append a row to the plan log when one is kept (tests and timelines)."""
     row = st.n[LOG_ROWS]
     if row < st.log.shape[0]:
@@ -283,4 +301,5 @@ def log_row(st: State, code: int, sid: int, amount: int) -> None:
     LOG_PAUSE,
     LOG_FINISH,
     LOG_RETURN,
-) = (_constant(k) for k in range(9))
+    LOG_FIRST_TOKEN,  # its amount is seconds since the arrival or the return
+) = (_constant(k) for k in range(10))

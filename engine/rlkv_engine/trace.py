@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,10 @@ from rlkv_engine.errors import InputError
 
 #: Longest context, in tokens, that the arithmetic of a trace is meant for.
 MAX_TOKENS = 2**30
+#: Rows of ``Trace.turns``, in this order (state.INPUT_TOKENS, ...).
+_TURN_COLUMNS = ("input_tokens", "shared_prefix_tokens", "output_tokens", "tool")
+#: Turns looked at together where a whole column more would be too much.
+_PART = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +26,9 @@ class Trace:
     ``shared_prefix_tokens`` are unchanged from the session's context so far (reusable KV).
     It generates ``output_tokens`` and then pauses for ``pause_s`` on ``tools[tool]``;
     the last turn of a session has ``pause_s`` NaN and tool -1.
+
+    The columns given are copied into ``sessions`` and ``turns``, of which they become rows: an
+    engine works on these two as they are, so that a trace is in memory once.
     """
 
     name: str
@@ -38,6 +45,27 @@ class Trace:
     #: 0: open loop (sessions arrive at arrival_s); N: closed loop, N sessions at a time, the
     #: next one arrives when one ends.
     num_concurrent: int = 0
+    sessions: NDArray[np.float64] = field(init=False)  # [2, num_sessions]: arrival_s, weight
+    turns: NDArray[np.int64] = field(init=False)  # [4, num_turns]
+
+    def __post_init__(self) -> None:
+        """Lays the columns out as engines read them."""
+        # What is wrong with them, validate() says; here they need not make sense yet.
+        generated = np.concatenate([[0], np.cumsum(self.output_tokens)])[self.first_turn]
+        with np.errstate(divide="ignore"):
+            weight = 1.0 / np.diff(generated)
+        sessions = np.stack([np.asarray(self.arrival_s, np.float64), weight])
+        turns = np.stack([getattr(self, name) for name in _TURN_COLUMNS], dtype=np.int64)
+        laid_out = {
+            "sessions": sessions,
+            "turns": turns,
+            "first_turn": np.require(self.first_turn, np.int64, ["C", "W"]),
+            "arrival_s": sessions[0],
+            "pause_s": np.require(self.pause_s, np.float64, ["C", "W"]),
+            **dict(zip(_TURN_COLUMNS, turns, strict=True)),
+        }
+        for name, array in laid_out.items():
+            object.__setattr__(self, name, array)
 
     @property
     def num_sessions(self) -> int:
@@ -66,9 +94,17 @@ class Trace:
     @property
     def max_context_tokens(self) -> int:
         """Longest prompt plus its output over all turns; 0 for an empty trace."""
-        if self.num_turns == 0:
-            return 0
-        return int((self.input_tokens + self.output_tokens).max())
+        longest = 0
+        for i in range(0, self.num_turns, _PART):
+            part = self.turns[:, i : i + _PART]
+            longest = max(longest, int((part[0] + part[2]).max()))
+        return longest
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the columns; ``session_ids`` and ``roots`` are not counted."""
+        columns = (self.first_turn, self.sessions, self.turns, self.pause_s)
+        return sum(array.nbytes for array in columns)
 
     def mean_pause_s(self) -> float:
         """Mean pause of all calls; 1.0 where there is none (a harmless unit)."""

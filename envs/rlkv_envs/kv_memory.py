@@ -14,7 +14,7 @@ from rlkv_engine.errors import InputError
 from rlkv_engine.trace import Trace
 from rlkv_envs.engine_stack import MAX_DRAWS, EngineStack
 from rlkv_envs.env_settings import EnvOptions, make_settings
-from rlkv_envs.episode_metrics import episode_metrics
+from rlkv_envs.metrics import measure
 from rlkv_envs.observation import action_space, observation_space
 from rlkv_envs.render import RENDER_MODES, render
 from rlkv_envs.stepping import ELAPSED, SPENT, TERMS
@@ -114,7 +114,8 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
     the cost ``queueing_cost`` (waiting for memory) and ``loading_cost`` (copying in);
     ``recompute_s`` (forward time on KV computed before) and ``held_block_s`` (device memory held
     firmly by paused sessions). Beside them: ``now_s``, ``point`` (0 CALL, 1 NEW, 2 RESUME,
-    3 GROW), ``action_mask``, ``illegal_swaps``, and after the last step ``episode_metrics``.
+    3 GROW), ``action_mask``, ``illegal_swaps``, and after the last step the figures of
+    ``metrics.RunResult.as_info``.
 
     ## Starting State
     ``reset(seed=...)`` draws a trace, which depends on the seed alone, starts it on an empty
@@ -225,7 +226,7 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
         terminated, truncated = bool(steps.terminated[0]), bool(steps.truncated[0])
         info = self._info()
         if terminated or truncated:
-            info |= episode_metrics(stack.state, 0, stack.traces[0])
+            info |= measure(S.one_engine(stack.state, 0), stack.traces[0]).as_info()
         observation = steps.observation[0].copy()
         return observation, float(steps.reward[0]), terminated, truncated, info
 

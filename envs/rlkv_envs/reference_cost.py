@@ -11,7 +11,7 @@ from rlkv_engine import state as S
 from rlkv_engine.jit import jit
 from rlkv_engine.layout import grow_slots, reset_engine
 from rlkv_engine.loop import DONE, FULL, RULE_POLICY, Policy, run_policy
-from rlkv_engine.state import COST, NOW, State, engine_view
+from rlkv_engine.state import COST, NOW, ZERO, State, engine_view
 from rlkv_engine.trace import Trace
 from rlkv_envs.stepping import Reference
 
@@ -44,7 +44,7 @@ def _record(
     # Engine 0 to its end, or FULL (grow the slots and call again).
     st = engine_view(stack, 0)
     while True:
-        code = run_policy(st, policy, at[POINT] * at[STEP_S])
+        code = run_policy(stack, ZERO, policy, at[POINT] * at[STEP_S])
         if code == FULL:
             return code
         _fill(curve, at, st.f[NOW], st.f[COST])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
@@ -11,6 +12,7 @@ import numpy as np
 
 from rlkv_engine.errors import InputError
 from rlkv_engine.estimates import PauseTable, fit_pause_table
+from rlkv_engine.layout import check_fits
 from rlkv_engine.profile import Profile, load_profile
 from rlkv_engine.trace import Trace
 from rlkv_envs.workloads import Split, Workload, make_trace, make_workload
@@ -49,6 +51,11 @@ class Scenario:
         return make_trace(
             self.workload, process, seed=seed, split=split, num_sessions=self.num_sessions
         )
+
+    def check_fits(self, split: Split, seeds: Iterable[int]) -> None:
+        """Raises ``InputError`` if a session of these traces is larger than the device pool."""
+        for seed in seeds:
+            check_fits(self.profile, self.trace(seed, split))
 
     @cached_property
     def table(self) -> PauseTable:

@@ -15,7 +15,7 @@ from rlkv_engine.errors import InputError
 from rlkv_engine.trace import Trace
 from rlkv_envs.engine_stack import MAX_DRAWS, EngineStack
 from rlkv_envs.env_settings import EnvOptions, make_settings
-from rlkv_envs.episode_metrics import episode_metrics
+from rlkv_envs.metrics import measure
 from rlkv_envs.observation import action_space, observation_space
 from rlkv_envs.stepping import ELAPSED, TERMS
 
@@ -136,7 +136,9 @@ class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             infos = self._infos(self._delta)
             for i in ended.tolist():
                 info = {key: value[i] for key, value in infos.items() if key[0] != "_"}
-                info |= episode_metrics(stack.state, i, stack.traces[steps.trace[i]])
+                info |= measure(
+                    S.one_engine(stack.state, i), stack.traces[steps.trace[i]]
+                ).as_info()
                 last = {"final_obs": steps.observation[i].copy(), "final_info": info}
                 final = self._add_info(final, last, i)
             self._start(ended.tolist())
@@ -178,7 +180,5 @@ class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         infos["point"] = stack.state.n[:, S.DECISION_POINT].copy()
         infos["action_mask"] = stack.steps.mask.copy()
         infos["illegal_swaps"] = stack.steps.illegal.copy()
-        return infos | {f"_{name}": self._all() for name in infos}
-
-    def _all(self) -> NDArray[np.bool_]:
-        return np.ones(self.num_envs, np.bool_)
+        every = np.ones(self.num_envs, np.bool_)
+        return infos | {f"_{name}": every for name in infos}

@@ -54,6 +54,7 @@ def _compiled_s(profile: Profile, trace: Trace) -> tuple[float, float]:
     rule[R.ORDER] = R.ORDER_ELAPSED
     rule[R.ESTIMATE] = BY_ELAPSED
     rule[[R.CALL_VERB, R.NEW_VERB, R.RESUME_VERB, R.GROW_VERB]] = SWAP
+    rule[R.SLACK_RATIO] = 0.012  # as the reference's default
     engine = Engine(profile, trace, rule, table=fit_pause_table(trace))
     start = time.process_time()
     engine.run(RULE_POLICY)

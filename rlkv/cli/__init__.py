@@ -15,15 +15,14 @@ def main() -> NoReturn:
     """Runs the command line and exits: 0 done, 1 failed, 2 unusable input, 130 interrupted."""
     try:
         try:
-            from rlkv.cli.app import build_app
+            from rlkv.cli.app import run_app
         except ModuleNotFoundError as error:
             if error.name not in ("typer", "rich"):
                 raise
             sys.exit(f"error: the command line needs {error.name}: pip install 'rlkv[train]'")
-        build_app()(prog_name="rlkv")
+        sys.exit(run_app())
     except RlkvError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    sys.exit(0)

@@ -1,16 +1,37 @@
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rlkv import __version__
 from rlkv.cli import bench, profiles, report, suite, trace, train, validate, workloads
 from rlkv.cli import eval as eval_cli
+from rlkv_engine.errors import InputError
 
 #: One module per command, in the order of ``rlkv --help``. Each has ``register(app)``, and imports
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (train, eval_cli, suite, profiles, workloads, trace, report, validate, bench)
+
+
+#: What typer raises where the words of a command line do not make sense.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+def run_app() -> int:
+    """Runs the command line and returns its exit code.
+
+    Raises:
+        InputError: words that do not make sense, in one line as for all unusable input.
+    """
+    try:
+        return build_app()(prog_name="rlkv", standalone_mode=False) or 0
+    except _UsageError as error:
+        reason = " ".join(error.format_message().split())
+        if not reason:  # no command was given: the help has been printed
+            return int(error.exit_code)
+        command = error.ctx.command_path if error.ctx else "rlkv"
+        raise InputError(f"{reason.rstrip('.')} (see {command} --help)") from error
 
 
 def build_app() -> typer.Typer:

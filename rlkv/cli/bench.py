@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlkv.cli.output import AsJson, check_writable_file, write_json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -22,10 +24,12 @@ def register(app: typer.Typer) -> None:
 
 def bench_command(
     name: Annotated[str, typer.Argument(help="sim, env, train, or all.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
     out: Annotated[
         Path | None,
-        typer.Option(help=f"Write the record to this file; with all: to this folder [{RESULTS}]."),
+        typer.Option(
+            help=f"Write the record to this file; with all: to this folder, else to {RESULTS}."
+        ),
     ] = None,
 ) -> None:
     """Measure speed and memory; ratios are measured side by side, in one run."""
@@ -34,15 +38,20 @@ def bench_command(
     from rlkv.bench import BENCHES, run_bench
 
     chosen = list(BENCHES) if name == "all" else [name]
+    files: dict[str, Path] = {}
+    if name == "all":
+        files = {each: (out or RESULTS) / f"{each}.json" for each in chosen}
+    elif out is not None:
+        files = {name: out}
+    for file in files.values():
+        check_writable_file(file)
     records = []
     for each in chosen:
         with Console(stderr=True).status(f"bench {each}"):
             record = run_bench(each)
         records.append(record)
-        if name == "all":
-            _write(record, (out or RESULTS) / f"{each}.json")
-        elif out is not None:
-            _write(record, out)
+        if each in files:
+            write_json(record, files[each])
     if as_json:
         typer.echo(json.dumps(records if name == "all" else records[0]))
         return
@@ -68,11 +77,3 @@ def figures_table(records: list[dict[str, Any]]) -> Table:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _write(record: dict[str, Any], path: Path) -> None:
-    from rlkv_envs.traces.whole_file import whole_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        file.write((json.dumps(record, indent=2) + "\n").encode())

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from rlkv.cli.output import AsJson, check_writable
 from rlkv.cli.scenario_options import (
-    AsJson,
     Concurrent,
     ProfileName,
     Rate,
     ScenarioInputs,
     ScenarioName,
+    Seeds,
     Sessions,
     TraceFile,
     WorkloadName,
     build_scenario,
     check_seeds,
-    check_writable,
     rebuild_scenario,
     scenario_inputs,
 )
@@ -74,7 +74,7 @@ def eval_command(
     rate: Rate = None,
     concurrent: Concurrent = None,
     sessions: Sessions = None,
-    seeds: Annotated[int, typer.Option(help="Paired held-out traces.")] = 16,
+    seeds: Seeds = 16,
     tune: Annotated[
         bool, typer.Option(help="Tune the rules for this scenario first (about half a minute).")
     ] = True,
@@ -92,6 +92,7 @@ def eval_command(
         return
     built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
     check_seeds(seeds)
+    built.check_fits("test", range(seeds))
     if out is not None:
         check_writable(out)
     policies, learned = _policies(built, bundle, tune)
@@ -131,6 +132,9 @@ def _policies(
         policies = [AgentPolicy(name, make_rule(name)) for name in RULES]
     if loaded is None:
         return policies, None
+    if loaded.name in RULES:
+        # A bundle may be made of a rule; beside the rule it needs a name of its own.
+        loaded = replace(loaded, name=f"bundle {loaded.name}")
     return [*policies, loaded], loaded.name
 
 
@@ -139,15 +143,10 @@ def _evaluate(
 ) -> dict[str, Any]:
     from rlkv.cli.progress import progress_bars
     from rlkv.experiment import evaluation_record
+    from rlkv_agents.train import counter
 
-    done = 0
     with progress_bars() as on_progress:
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            on_progress("eval", done, len(seeds) * len(policies))
-
+        count = counter(on_progress, "eval", len(seeds) * len(policies))
         return evaluation_record(scenario, policies, learned=learned, seeds=seeds, on_run=count)
 
 
@@ -156,8 +155,8 @@ def _replay(path: Path, as_json: bool) -> None:
     from rlkv.report.schema import scenarios
 
     record = read_record(path)
-    folder = record_path(path).parent
-    rows = [row for part in scenarios(record) for row in _replay_one(dict(part), folder)]
+    file = record_path(path)
+    rows = [row for part in scenarios(record) for row in _replay_one(dict(part), file)]
     agrees = all(row["agrees"] for row in rows)
     if as_json:
         typer.echo(json.dumps({"record": str(path), "agrees": agrees, "policies": rows}))
@@ -173,24 +172,35 @@ def _replay(path: Path, as_json: bool) -> None:
         raise DisagreementError(f"{path}: the replayed numbers differ from the recorded ones")
 
 
-def _replay_one(part: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def _replayed(part: dict[str, Any], file: Path) -> tuple[Scenario, list[AgentPolicy], ReplayedPart]:
     from rlkv_agents.bundle import load_bundle
     from rlkv_agents.policy import AgentPolicy
     from rlkv_agents.rules import make_rule
 
     try:
         asked = msgspec.convert(part, ReplayedPart)
+        scenario = rebuild_scenario(asked.inputs)
+        if not asked.seeds:
+            raise InputError("at least one seed is needed")
+        scenario.check_fits("test", asked.seeds)
+        rules = {n: make_rule(p.rule, p.constants) for n, p in asked.policies.items()}
     except msgspec.ValidationError as error:
-        raise InputError(f"the record does not say what to replay: {error}", path=folder) from error
-    scenario = rebuild_scenario(asked.inputs)
+        raise InputError(f"the record does not say what to replay: {error}", path=file) from error
+    except InputError as error:
+        # Whatever the place, it is the record that sent us there.
+        raise InputError(str(error), path=file) from error
     policies = []
-    for name, policy in asked.policies.items():
-        rule = make_rule(policy.rule, policy.constants)
+    for name, rule in rules.items():
         if name == asked.learned:
-            learned = load_bundle(folder / asked.bundle).policy
+            learned = load_bundle(file.parent / asked.bundle).policy
             policies.append(replace(learned, name=name, rule=rule))
         else:
             policies.append(AgentPolicy(name, rule))
+    return scenario, policies, asked
+
+
+def _replay_one(part: dict[str, Any], file: Path) -> list[dict[str, Any]]:
+    scenario, policies, asked = _replayed(part, file)
     again = _evaluate(scenario, policies, asked.learned, asked.seeds)
     rows = []
     for name, entry in part["policies"].items():

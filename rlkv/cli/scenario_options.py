@@ -12,30 +12,9 @@ import typer
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
+    from rlkv_engine.profile import Profile
     from rlkv_envs.scenario import Scenario
     from rlkv_envs.workloads import Workload
-
-ScenarioName = Annotated[
-    str | None, typer.Option("--scenario", help="A named scenario (rlkv workloads list).")
-]
-ProfileName = Annotated[
-    str | None, typer.Option("--profile", help="A shipped profile's name, or a TOML file.")
-]
-WorkloadName = Annotated[str | None, typer.Option("--workload", help="A workload's name.")]
-TraceFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--trace",
-        help="Replay the sessions of this trace instead: their first 12 turns, contexts scaled to"
-        " the machine, pauses up to 10 minutes.",
-    ),
-]
-Rate = Annotated[float | None, typer.Option("--rate", help="Arrivals, sessions per second.")]
-Concurrent = Annotated[
-    int | None, typer.Option("--concurrent", help="Closed loop: so many sessions at a time.")
-]
-Sessions = Annotated[int | None, typer.Option("--sessions", help="Sessions in a trace.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 #: What one trace, and one evaluation, may hold: a slip of the keyboard should not fill the memory.
 MAX_SESSIONS = 1_000_000
@@ -44,9 +23,54 @@ DEFAULT_SCENARIO = "crossover-slow"
 #: Replayed traces: sessions in an evaluation, machine, and the limits they are brought to.
 _TRACE_SESSIONS = 400
 _TRACE_PROFILE = "llama3-8b-h100"
-MAX_CONTEXT_TOKENS = 32768
+#: A session may hold this share of the device pool at most.
+DEVICE_SHARE = 8
+MIN_CONTEXT_TOKENS, MAX_CONTEXT_TOKENS = 16, 32768
 MAX_TURNS = 12
 MAX_PAUSE_S = 600.0
+
+ScenarioName = Annotated[
+    str | None,
+    typer.Option(
+        "--scenario",
+        help=f"A named scenario (rlkv workloads scenarios); without one {DEFAULT_SCENARIO}.",
+    ),
+]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", help="A shipped profile's name (rlkv profiles list), or a TOML file."
+    ),
+]
+WorkloadName = Annotated[
+    str | None, typer.Option("--workload", help="A workload's name (rlkv workloads list).")
+]
+TraceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        help="Replay the sessions of this trace instead: their first 12 turns, contexts scaled to"
+        " the machine, pauses up to 10 minutes.",
+    ),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        "--rate",
+        help="Arrivals, sessions per second; without one the scenario's, or what fills the machine"
+        " one and a half times.",
+    ),
+]
+Concurrent = Annotated[
+    int | None, typer.Option("--concurrent", help="Closed loop: so many sessions at a time.")
+]
+Sessions = Annotated[
+    int | None,
+    typer.Option(
+        "--sessions", help=f"Sessions in a trace; without it the scenario's, or {_TRACE_SESSIONS}."
+    ),
+]
+Seeds = Annotated[int, typer.Option("--seeds", help="Paired held-out traces to judge on.")]
 
 
 def build_scenario(
@@ -73,7 +97,7 @@ def build_scenario(
         raise InputError("--rate and --concurrent exclude each other")
     if trace is not None:
         machine = load_profile(profile or _TRACE_PROFILE)
-        replayed = _replayed(trace, machine.device_tokens)
+        replayed = _replayed(trace, machine)
         rate = rate_per_s
         if rate is None:
             rate = _fitting_rate(replayed, machine.device_tokens)
@@ -161,26 +185,22 @@ def check_seeds(seeds: int) -> None:
         raise InputError(f"--seeds must be 1 to {MAX_SEEDS}, got {seeds}")
 
 
-def check_writable(folder: Path) -> None:
-    """Makes a folder; raises ``InputError`` if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"cannot write there: {error.strerror}", path=folder) from error
-
-
-def _replayed(path: Path, device_tokens: int) -> Workload:
+def _replayed(path: Path, machine: Profile) -> Workload:
     from rlkv_envs.traces import read_trace
     from rlkv_envs.workloads import SPLITS, TraceWorkload
 
     # Contexts are rescaled to what the device can serve, never filtered; whole sessions of hundreds
     # of turns, with pauses of hours, would make every run one transient.
+    max_context_tokens = min(machine.device_tokens // DEVICE_SHARE, MAX_CONTEXT_TOKENS)
+    if max_context_tokens < MIN_CONTEXT_TOKENS:
+        raise InputError(
+            f"{machine.num_device_blocks} blocks of {machine.block_size} tokens are too few to"
+            f" replay a trace: 1/{DEVICE_SHARE} of them must hold {MIN_CONTEXT_TOKENS} tokens",
+            path=f"profile {machine.name}",
+        )
     workload = TraceWorkload(
         read_trace(path),
-        max_context_tokens=min(device_tokens // 8, MAX_CONTEXT_TOKENS),
+        max_context_tokens=max_context_tokens,
         max_turns=MAX_TURNS,
         max_pause_s=MAX_PAUSE_S,
     )

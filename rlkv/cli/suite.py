@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlkv.cli.scenario_options import AsJson, check_seeds, check_writable, scenario_inputs
+from rlkv.cli.output import AsJson, check_writable
+from rlkv.cli.scenario_options import check_seeds, scenario_inputs
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:

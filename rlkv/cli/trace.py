@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlkv.cli.output import AsJson
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ File = Annotated[
 FormatName = Annotated[
     str | None, typer.Option("--format", help="Do not detect the format but take this one.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 #: The picture shows this many tools, the most called ones.
 MAX_TOOLS_SHOWN = 8

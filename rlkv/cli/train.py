@@ -10,26 +10,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlkv.cli.output import AsJson, check_writable, check_writable_file, write_json
 from rlkv.cli.scenario_options import (
-    AsJson,
     Concurrent,
     ProfileName,
     Rate,
     ScenarioName,
+    Seeds,
     Sessions,
     TraceFile,
     WorkloadName,
     build_scenario,
     check_seeds,
-    check_writable,
     scenario_inputs,
 )
 
 if TYPE_CHECKING:
+    from rlkv_agents.checkpoint import Progress
     from rlkv_agents.train import OnProgress, TrainResult
     from rlkv_envs.scenario import Scenario
 
 DEFAULT_OUT = Path("runs/default")
+#: Folders in that of a run.
+BUNDLE, CHECKPOINT = "bundle", "checkpoint"
 #: The scenario that a default run is judged on too: where the rules are hard to beat.
 SECOND_SCENARIO = "coding"
 
@@ -52,8 +55,13 @@ def train_command(
         str, typer.Option(help="forked-ppo, or ppo (MaskablePPO with generalized advantages).")
     ] = "forked-ppo",
     seed: Annotated[int, typer.Option(help="Of everything random in training.")] = 0,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of learning.")] = None,
-    seeds: Annotated[int, typer.Option(help="Paired held-out traces in the evaluation.")] = 16,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            help="Rounds of learning; without it 24 (ppo: 16), or as many as the run that goes on."
+        ),
+    ] = None,
+    seeds: Seeds = 16,
     out: Annotated[Path, typer.Option(help="Folder of bundle, record and report.")] = DEFAULT_OUT,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
     as_json: AsJson = False,
@@ -61,6 +69,8 @@ def train_command(
     """Train a policy, compare it with every rule on held-out traces, and write a report."""
     import torch
 
+    from rlkv.cli.progress import progress_bars
+    from rlkv.report.write import write_report
     from rlkv_agents.train import TrainConfig, train
 
     torch.set_num_threads(1)
@@ -68,25 +78,42 @@ def train_command(
     config = TrainConfig(recipe=recipe, seed=seed, num_rounds=rounds)
     built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
     check_seeds(seeds)
+    built.check_fits("test", range(seeds))
     check_writable(out)
-    from rlkv.cli.progress import progress_bars
+    saved = 0
+
+    def note(progress: Progress) -> None:
+        nonlocal saved
+        saved = progress.rounds_done
 
     try:
         with progress_bars() as on_progress:
             result = train(
-                built, config, out / "checkpoint", resume=resume, on_progress=on_progress
+                built,
+                config,
+                out / CHECKPOINT,
+                resume=resume,
+                on_progress=on_progress,
+                on_checkpoint=note,
             )
             record = _judge(built, result, range(seeds), on_progress)
             if scenario is None and profile is None and workload is None and trace is None:
                 record["also"] = [_judge_elsewhere(result, range(seeds), on_progress)]
+        record["wall_s"] = time.monotonic() - since
+        record["inputs"] = scenario_inputs(built, trace, profile)
+        record["bundle"] = BUNDLE
+        write_report(record, out, _bundle_files(result, record, built))
     except KeyboardInterrupt:
-        typer.echo(f"stopped; what was learnt is in {out / 'checkpoint'}: go on with --resume")
+        typer.echo(_stopped(out / CHECKPOINT, saved), err=True)
         raise
-    record["wall_s"] = time.monotonic() - since
-    record["inputs"] = scenario_inputs(built, trace, profile)
-    record["bundle"] = "bundle"
-    _write(out, result, record, built)
     _print(record, out, as_json)
+
+
+def _stopped(checkpoint: Path, saved: int) -> str:
+    if saved:
+        return f"stopped: {saved} rounds are kept in {checkpoint}, go on with --resume"
+    kept = "; an earlier run's is as it was" if checkpoint.exists() else ""
+    return f"stopped before the first checkpoint: nothing was kept{kept}"
 
 
 def tune_command(
@@ -116,15 +143,12 @@ def tune_command(
     built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
     names = [make_rule(name).name for name in rule] if rule else list(RULES)
     if out is not None:
-        check_writable(out.parent)
+        check_writable_file(out)
     with progress_bars() as on_progress:
         tuned = tune_all(built, names, on_progress)
     document = {"scenario": built.name, "profile": built.profile.name, "rules": tuned}
     if out is not None:
-        from rlkv_envs.traces.whole_file import whole_file
-
-        with whole_file(out) as file:
-            file.write((json.dumps(document, indent=2) + "\n").encode())
+        write_json(document, out)
     if as_json:
         typer.echo(json.dumps(document))
         return
@@ -141,15 +165,16 @@ def _judge(
 ) -> dict[str, Any]:
     from rlkv.experiment import evaluation_record, picture_data
     from rlkv_agents.load_sweep import num_load_sweep_runs
+    from rlkv_agents.train import counter
 
     policies = [*result.rules, result.policy]
-    count = _counter(on_progress, "eval", len(seeds) * len(policies))
+    count = counter(on_progress, "eval", len(seeds) * len(policies))
     record = evaluation_record(
         scenario, policies, learned=result.policy.name, seeds=list(seeds), on_run=count
     )
     if scenario.arrivals is None:
         sweep = num_load_sweep_runs(policies, seeds=list(seeds)[:4])
-        record |= picture_data(scenario, policies, record, _counter(on_progress, "sweep", sweep))
+        record |= picture_data(scenario, policies, record, counter(on_progress, "sweep", sweep))
     record["learning_curve"] = result.progress.curve
     record["validation_rules_s"] = {
         name: entry["validation_s"] for name, entry in result.progress.tuned.items()
@@ -161,7 +186,7 @@ def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress)
     """The same bundle where it was not trained, against rules tuned there."""
     from rlkv.experiment import evaluation_record
     from rlkv_agents.rules import RULES
-    from rlkv_agents.train import START_RULE, tune_all, tuned_policies
+    from rlkv_agents.train import START_RULE, counter, tune_all, tuned_policies
     from rlkv_envs.scenario import load_scenario
 
     scenario = load_scenario(SECOND_SCENARIO)
@@ -169,31 +194,20 @@ def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress)
     start = next(rule for rule in rules if rule.name == START_RULE)
     # The rule underneath is tuned for this machine; what was learnt is carried over as it is.
     carried = replace(result.policy, rule=start.rule)
-    count = _counter(on_progress, "eval elsewhere", len(seeds) * (len(rules) + 1))
+    count = counter(on_progress, "eval elsewhere", len(seeds) * (len(rules) + 1))
     record = evaluation_record(
         scenario, [*rules, carried], learned=carried.name, seeds=list(seeds), on_run=count
     )
-    return record | {"inputs": scenario_inputs(scenario, None), "bundle": "bundle"}
+    return record | {"inputs": scenario_inputs(scenario, None), "bundle": BUNDLE}
 
 
-def _counter(on_progress: OnProgress, stage: str, total: int) -> Any:
-    done = 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        on_progress(stage, done, total)
-
-    return count
-
-
-def _write(out: Path, result: TrainResult, record: dict[str, Any], scenario: Scenario) -> None:
-    from rlkv.report.write import write_report
-    from rlkv_agents.bundle import save_bundle
+def _bundle_files(
+    result: TrainResult, record: dict[str, Any], scenario: Scenario
+) -> dict[str, bytes]:
+    from rlkv_agents.bundle import bundle_files
 
     learned = record["policies"][result.policy.name]
-    save_bundle(
-        out / "bundle",
+    files = bundle_files(
         result.policy,
         {
             "trained_on": result.progress.settings,
@@ -213,7 +227,7 @@ def _write(out: Path, result: TrainResult, record: dict[str, Any], scenario: Sce
             },
         },
     )
-    write_report(record, out)
+    return {f"{BUNDLE}/{name}": content for name, content in files.items()}
 
 
 def _print(record: dict[str, Any], out: Path, as_json: bool) -> None:

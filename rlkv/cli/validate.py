@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlkv.cli.output import AsJson, check_writable_file, write_json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -23,22 +25,20 @@ def register(app: typer.Typer) -> None:
 
 def validate_command(
     out: Annotated[Path | None, typer.Option(help=f"Folder to write {RECORD_NAME} to.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rebuild the experiments of InferCept and compare the figures (about a minute)."""
     from rich.console import Console
 
     from rlkv.validation import validate
 
+    if out is not None:
+        check_writable_file(out / RECORD_NAME)
     errors = Console(stderr=True)
     with errors.status("compiling the engine") as status:
         record = validate(on_run=status.update)
     if out is not None:
-        from rlkv_envs.traces.whole_file import whole_file
-
-        out.mkdir(parents=True, exist_ok=True)
-        with whole_file(out / RECORD_NAME) as file:
-            file.write((json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+        write_json(record, out / RECORD_NAME)
     if as_json:
         typer.echo(json.dumps(record, allow_nan=False))
         return

@@ -8,18 +8,19 @@ from typing import Annotated
 
 import typer
 
-NUM_SAMPLED_SESSIONS = 1000
+from rlkv.cli.output import AsJson
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+NUM_SAMPLED_SESSIONS = 1000
 
 
 def register(app: typer.Typer) -> None:
-    """Adds ``workloads list`` and ``workloads show``."""
+    """Adds ``workloads list``, ``workloads show`` and ``workloads scenarios``."""
     workloads = typer.Typer(
         no_args_is_help=True, help="Where sessions come from: the generators that ship."
     )
     workloads.command("list")(list_workloads)
     workloads.command("show")(show_workload)
+    workloads.command("scenarios")(list_scenarios)
     app.add_typer(workloads, name="workloads")
 
 
@@ -79,3 +80,25 @@ def show_workload(
     for option, default in options.items():
         typer.echo(f"  {option} = {default}")
     Console().print(statistics_table(figures))
+
+
+def list_scenarios(as_json: AsJson = False) -> None:
+    """List the named scenarios: a workload on a machine, at about the load that it can bear."""
+    from rlkv_envs.scenario import PRESETS
+
+    if as_json:
+        rows = [{"name": name, **dataclasses.asdict(p)} for name, p in PRESETS.items()]
+        typer.echo(json.dumps(rows))
+        return
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE)
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("sessions/s", justify="right")
+    table.add_column("sessions", justify="right")
+    table.add_column("what it is")
+    for name, preset in PRESETS.items():
+        table.add_row(name, f"{preset.rate_per_s:g}", str(preset.num_sessions), preset.description)
+    Console().print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlkv.report.schema import Record, best_rule_name, bounds, learned_name
@@ -27,6 +28,8 @@ POOL = (
 )
 WIDTH_IN, DPI = 9.2, 160
 _TITLE_COLUMNS = 88
+#: What our PNGs say they were made by.
+_SOFTWARE = "rlkv"
 
 _STYLE: Any = {
     "font.size": 10,
@@ -73,8 +76,18 @@ def add_axes(figure: Figure, rows: int = 1, columns: int = 1, **options: Any) ->
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG; the same figure gives the same bytes."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
+    figure.savefig(stream, format="png", metadata={"Software": _SOFTWARE})
     return stream.getvalue()
+
+
+def is_own_png(path: Path) -> bool:
+    """Is this a picture that ``to_png`` made?"""
+    mark = b"tEXtSoftware\0" + _SOFTWARE.encode()
+    try:
+        with path.open("rb") as stream:
+            return mark in stream.read(1024)
+    except OSError:
+        return False
 
 
 def color_of(record: Record, name: str) -> str:

@@ -115,8 +115,8 @@ def _frame(
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_xlabel(
-        "mean normalized latency / that of the reference tuned for the scenario; bold: the 95 %"
-        " interval lies below 1, italics: it holds 1",
+        "mean normalized latency / that of the reference tuned for the scenario\n"
+        "bold: the 95 % interval lies below 1; italics: it holds 1",
         fontsize=8.5,
     )
 

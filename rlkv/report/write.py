@@ -5,25 +5,34 @@ from __future__ import annotations
 import json
 import math
 import re
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlkv.report.html import render_html
-from rlkv.report.pictures import REGRET, draw_pictures, draw_regret_picture
-from rlkv.report.record import FILE_NAME, check_record
+from rlkv.report.palette import is_own_png
+from rlkv.report.pictures import PICTURES, REGRET, draw_pictures, draw_regret_picture
+from rlkv.report.record import FILE_NAME, check_record, read_record
 from rlkv.report.schema import Record, scenarios
 from rlkv_engine.errors import InputError
-from rlkv_envs.traces.whole_file import whole_file
+from rlkv_envs.traces.whole_file import write_files
 
 PAGE_NAME = "report.html"
 
 
-def write_report(record: Record | dict[str, Any], folder: Path | str) -> Path:
+def write_report(
+    record: Record | dict[str, Any], folder: Path | str, beside: Mapping[str, bytes] | None = None
+) -> Path:
     """Writes ``record.json``, ``report.html`` and the PNGs; the path of the page.
 
     Everything is drawn before anything is written, and nothing takes its place before all is
-    written: whatever fails, the results of an earlier run stay.
+    written: whatever fails, the results of an earlier run stay. Pictures of an earlier run that
+    this one does not have are removed.
+
+    Args:
+        record: of the run.
+        folder: made if missing.
+        beside: further files of the run, by name.
 
     Raises:
         InputError: the record is not one, or the folder cannot be written to.
@@ -31,7 +40,7 @@ def write_report(record: Record | dict[str, Any], folder: Path | str) -> Path:
     folder = Path(folder)
     data = _finite(record)
     checked = check_record(data, folder / FILE_NAME)
-    files = {FILE_NAME: (json.dumps(data, indent=1) + "\n").encode()}
+    files = dict(beside or {})
     pictures = [draw_pictures(one) for one in scenarios(checked)]
     regret_png = draw_regret_picture(checked)
     for suffix, drawn in zip(_suffixes(checked), pictures, strict=True):
@@ -39,19 +48,24 @@ def write_report(record: Record | dict[str, Any], folder: Path | str) -> Path:
     if regret_png is not None:
         files[f"{REGRET}.png"] = regret_png
     files[PAGE_NAME] = render_html(checked, pictures, regret_png).encode()
-    _write_all(folder, files)
+    # The record last: whoever finds it finds all that belongs to it.
+    files[FILE_NAME] = (json.dumps(data, indent=1) + "\n").encode()
+    stale = _picture_names(folder) - set(files)
+    write_files(folder, files)
+    for name in stale:
+        if is_own_png(folder / name):
+            (folder / name).unlink()
     return folder / PAGE_NAME
 
 
-def _write_all(folder: Path, files: dict[str, bytes]) -> None:
+def _picture_names(folder: Path) -> set[str]:
+    # Every name that a picture of the record in the folder may have.
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write: {error.strerror or error}", path=folder) from error
-    with ExitStack() as stack:
-        # Left in reverse: the record, first here, takes its place last.
-        for name, content in files.items():
-            stack.enter_context(whole_file(folder / name)).write(content)
+        record = read_record(folder)
+    except InputError:
+        return set()
+    names = {f"{name}{suffix}.png" for name in PICTURES for suffix in _suffixes(record)}
+    return names | {f"{REGRET}.png"}
 
 
 def _suffixes(record: Record) -> list[str]:

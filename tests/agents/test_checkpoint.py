@@ -12,7 +12,13 @@ import pytest
 
 from rlkv_agents import train as train_module
 from rlkv_agents.bundle import METADATA_FILE, WEIGHTS_FILE, save_bundle
-from rlkv_agents.checkpoint import Progress, load_checkpoint, save_checkpoint
+from rlkv_agents.checkpoint import (
+    CurvePoint,
+    Progress,
+    Tuned,
+    load_checkpoint,
+    save_checkpoint,
+)
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.gae_learner import GaeLearner
 from rlkv_agents.policy import TENSORS, AgentPolicy
@@ -21,6 +27,7 @@ from rlkv_agents.train import RECIPES, START_RULE, TrainConfig, TrainResult, tra
 from rlkv_agents.tune import validation_traces
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import Scenario, closed_loop
+from rlkv_envs.workloads.crossover import Crossover
 from tests.agents.small_scenario import small_scenario
 
 SCENARIO = small_scenario()
@@ -46,6 +53,22 @@ def run(folder: Path, rounds: int, recipe: str = "forked-ppo", seed: int = 0) ->
 
 def resume(folder: Path, rounds: int, recipe: str = "forked-ppo", seed: int = 0) -> TrainResult:
     return train(SCENARIO, TrainConfig(recipe, seed, rounds), folder, resume=True)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_long_runs_do_not_lose_count(tmp_path: Path, recipe: str) -> None:
+    run(tmp_path, 2, recipe)
+    progress, state, best = load_checkpoint(tmp_path, {})
+    name = {"forked-ppo": "decisions", "ppo": "steps"}[recipe]
+    before = int(state[name][0])
+    assert before == progress.curve[-1]["steps"]
+    state[name] = state[name] - before + 2**24 + 1
+    save_checkpoint(tmp_path, progress, state, best)
+    result = resume(tmp_path, 4, recipe)
+    again = result.progress.curve[-1]["steps"] - (2**24 + 1)
+    assert load_checkpoint(tmp_path, {})[1][name][0] == again + 2**24 + 1
+    whole = run(tmp_path / "whole", 4, recipe)
+    assert again == whole.progress.curve[-1]["steps"] - before
 
 
 def learner_bytes(folder: Path, rounds: int) -> tuple[bytes, bytes]:
@@ -159,6 +182,14 @@ def closed() -> Scenario:
             r"profile 'small', this run 'small\+link2'",
         ),
         (closed, "this run 'small-closed4'"),
+        (
+            lambda: replace(SCENARIO, profile=replace(SCENARIO.profile, num_host_blocks=251)),
+            "has profile_sha256 '",
+        ),
+        (
+            lambda: replace(SCENARIO, workload=Crossover(max_context_tokens=300)),
+            "has sessions_sha256 '",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -183,34 +214,110 @@ def test_there_may_be_nothing_to_resume(tmp_path: Path) -> None:
     [
         ("progress.json", b""),
         ("progress.json", b"[]"),
-        ("progress.json", b'{"settings": {}, "rounds_done": 1, "surprise": 0}'),
+        ("progress.json", b'{"settings": {}, "num_rounds": 2, "surprise": 0}'),
+        ("progress.json", b'{"settings": 3, "num_rounds": 2}'),
+        ("progress.json", b'{"settings": {"seed": 0}, "num_rounds": 2, "curve": [{"steps": 1}]}'),
         ("progress.json", b"\xff\xfe"),
         ("1.state.safetensors", b""),
         ("1.state.safetensors", b"\x08\0\0\0\0\0\0\0{}"),
         ("1.best.safetensors", b"not a safetensors file at all"),
+        ("1.best.safetensors", None),
     ],
 )
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, name: str, content: bytes) -> None:
-    progress = Progress({"seed": 0}, rounds_done=1)
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+    progress = Progress({"seed": 0}, 2, rounds_done=1)
     save_checkpoint(tmp_path, progress, {"x": np.ones(2, np.float32)}, {})
     load_checkpoint(tmp_path, {"seed": 0})
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=r"progress.json: damaged checkpoint"):
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: damaged checkpoint: ") as caught:
         load_checkpoint(tmp_path, {"seed": 0})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changed_bit_is_noticed(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, Progress({}, 2, 1), {"x": np.ones(2, np.float32)}, {})
+    path = tmp_path / "1.state.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"1.state.safetensors: damaged checkpoint: SHA-256"):
+        load_checkpoint(tmp_path, {})
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_checkpoint_of_another_network_is_named(tmp_path: Path, recipe: str) -> None:
+    run(tmp_path, 2, recipe)
+    progress, state, best = load_checkpoint(tmp_path, {})
+    kept = {name: array for name, array in state.items() if name != "extremes"}
+    bent = {name: array[:1] if array.ndim > 1 else array for name, array in state.items()}
+    for tensors in (kept, bent):
+        save_checkpoint(tmp_path, progress, tensors, best)
+        with pytest.raises(InputError, match="made for another network") as caught:
+            resume(tmp_path, 4, recipe)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_other_rules_is_named(tmp_path: Path) -> None:
+    run(tmp_path, 1)
+    progress, state, best = load_checkpoint(tmp_path, {})
+    del progress.tuned[START_RULE]
+    save_checkpoint(tmp_path, progress, state, best)
+    with pytest.raises(InputError, match=f"for other rules: {START_RULE}"):
+        resume(tmp_path, 2)
+
+
+def test_it_goes_on_to_the_rounds_it_was_asked_for(tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(SCENARIO, TrainConfig(num_rounds=4), tmp_path, on_checkpoint=interrupt)
+    result = train(SCENARIO, TrainConfig(), tmp_path, resume=True)
+    assert (result.progress.rounds_done, result.progress.num_rounds) == (4, 4)
+    with pytest.raises(InputError, match="the checkpoint has 4 rounds, this run asks for 2"):
+        resume(tmp_path, 2)
+
+
+@pytest.mark.parametrize(("split", "number"), [("validation", 15), ("train", 7)])
+def test_a_session_too_large_for_the_machine_is_found_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, number: int
+) -> None:
+    wanted = number if split == "validation" else 1_000_000 + number
+
+    class Bad(Scenario):
+        def trace(self, seed, at):  # type: ignore[no-untyped-def]
+            trace = Scenario.trace(self, seed, at)
+            if (at, seed) == (split, wanted):
+                trace.input_tokens[3] += 10**6
+            return trace
+
+    def fail(*args: object) -> None:
+        raise AssertionError("tuned first")
+
+    monkeypatch.setattr(train_module, "tune", fail)
+    fields = {name: getattr(SCENARIO, name) for name in Scenario.__dataclass_fields__}
+    # Two traces a round: the eighth belongs to the fourth of four rounds.
+    with pytest.raises(InputError, match="tokens of KV, the device pool of small holds"):
+        train(Bad(**fields), TrainConfig(num_rounds=4), tmp_path)
 
 
 def test_an_unwritable_folder_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write the checkpoint"):
-        save_checkpoint(tmp_path / "file" / "checkpoint", Progress({}), {}, {})
+    with pytest.raises(InputError, match="checkpoint: cannot write: "):
+        save_checkpoint(tmp_path / "file" / "checkpoint", Progress({}, 2), {}, {})
 
 
 def test_a_checkpoint_holds_what_was_put_in(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    state = {"net.0": rng.random((3, 2)).astype(np.float32), "steps": np.ones(1, np.float32)}
+    # One more than float32 can count to.
+    count = np.array([2**24 + 1])
+    state = {"net.0": rng.random((3, 2)).astype(np.float32), "steps": count}
     best = {name: rng.random(2).astype(np.float32) for name in TENSORS}
     for rounds in (2, 4):
-        progress = Progress({"seed": 7}, rounds, 1.5, [{"steps": 3}], -0.1, 2, {"lru": {}})
+        point = CurvePoint(steps=3, cpu_s=1.5, validation_s=0.1, score=-0.1, chosen=True)
+        tuned = Tuned(constants={}, validation_s=0.2, num_candidates=1)
+        progress = Progress({"seed": 7}, 9, rounds, 1.5, [point], -0.1, 2, {"lru": tuned})
         save_checkpoint(tmp_path, progress, state, best)
     again, state_again, best_again = load_checkpoint(tmp_path, {"seed": 7})
     assert again == progress

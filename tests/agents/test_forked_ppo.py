@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlkv_agents.forked_ppo import ActorNet, UpdateSettings, advantages, update
+from rlkv_agents.actor import Actor
+from rlkv_agents.forked_ppo import UpdateSettings, advantages, update
 from rlkv_agents.forking import Forks
 
 #: Two numbers that say which case it is, then the rule's verb.
@@ -14,20 +15,20 @@ NUM_FEATURES = 5
 SETTINGS = UpdateSettings(batch_size=64)
 
 
-def net_and_optimizer(settings: UpdateSettings) -> tuple[ActorNet, torch.optim.Optimizer]:
+def net_and_optimizer(settings: UpdateSettings) -> tuple[Actor, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    net = ActorNet(NUM_FEATURES, 16, prior=1.0)
+    net = Actor(NUM_FEATURES, 16, prior=1.0)
     return net, torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
 
 
-def probabilities(net: ActorNet, forks: Forks) -> np.ndarray:
+def probabilities(net: Actor, forks: Forks) -> np.ndarray:
     with torch.no_grad():
-        log = net(torch.as_tensor(forks.observation), torch.as_tensor(forks.mask))
+        log = net.log_probability(torch.as_tensor(forks.observation), torch.as_tensor(forks.mask))
     probability = log.double().exp().numpy()
     return np.asarray(probability / probability.sum(axis=1, keepdims=True))
 
 
-def two_cases(net: ActorNet, cheap: tuple[int, int], num: int = 256) -> Forks:
+def two_cases(net: Actor, cheap: tuple[int, int], num: int = 256) -> Forks:
     """Decisions of two kinds; in each one verb costs 1, the others 2. The rule says PRESERVE."""
     case = np.arange(num) % 2
     observation = np.zeros((num, NUM_FEATURES), np.float32)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from rlkv_agents.evaluate import run_policy
-from rlkv_agents.metrics import RunResult
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import RULES, House, LazySwap, Rule, Ttl, make_rule
 from rlkv_agents.tune import grid_of
@@ -16,6 +15,7 @@ from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
 from rlkv_engine.estimates import BY_ELAPSED, BY_TOOL, BY_TRUTH, PauseTable, fit_pause_table
 from rlkv_engine.state import DISCARD, PRESERVE, SWAP, SWAP_NOW
+from rlkv_envs.metrics import RunResult
 from tests.agents.small_scenario import small_scenario
 from tests.engine.reference_session import Turn
 from tests.engine.reference_worlds import make_trace
@@ -84,10 +84,20 @@ def test_every_rule_serves_everybody(name: str) -> None:
     for constants in [{}, grid_of(name)[0], grid_of(name)[-1]]:
         result = run(make_rule(name, constants))
         assert result.sessions_finished == TRACE.num_sessions
-        assert np.isfinite(result.normalized_latency_s).all()
-        assert (result.normalized_latency_s > 0).all() and (result.resume_latency_s > 0).all()
+        assert result.normalized_latency_s.count == TRACE.num_sessions
+        assert result.resume_latency_s.count == TRACE.num_turns - TRACE.num_sessions
+        assert result.mean_latency_s > 0 and result.resume_latency_s.mean_s > 0
         assert 0 <= result.recompute_ratio < 1
         assert 0 <= result.waste <= 1 and 0 < result.busy_ratio <= 1
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_does_without_a_host_tier(name: str) -> None:
+    none = small_scenario(num_host_blocks=0)
+    for constants in [{}, grid_of(name)[0], grid_of(name)[-1]]:
+        result = run(make_rule(name, constants), none)
+        assert result.sessions_finished == none.num_sessions
+        assert np.isfinite(result.mean_latency_s)
 
 
 def test_rules_are_told_apart() -> None:
@@ -121,8 +131,8 @@ def test_what_a_rule_gives_up_paused_sessions_do_not_hold() -> None:
 
 def test_preserve_makes_new_sessions_wait() -> None:
     assert (
-        run(make_rule("preserve")).first_token_s.mean()
-        > run(make_rule("discard")).first_token_s.mean()
+        run(make_rule("preserve")).first_token_s.mean_s
+        > run(make_rule("discard")).first_token_s.mean_s
     )
 
 

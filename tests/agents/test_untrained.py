@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from rlkv_agents.actor import Actor
 from rlkv_agents.decision_map import greedy_verbs
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.forked_learner import ForkedLearner
-from rlkv_agents.forked_ppo import ActorNet
 from rlkv_agents.policy import RANGE_FEATURES, AgentPolicy, range_of
 from rlkv_agents.rule_start_policy import RuleStartPolicy
 from rlkv_agents.rules import House, LazySwap, Rule, make_rule
@@ -21,6 +21,7 @@ from rlkv_engine.engine import Engine
 from rlkv_engine.loop import make_policy
 from rlkv_engine.mlp import mlp_verb
 from rlkv_engine.observe import FEATURES, NUM_FEATURES
+from rlkv_envs.metrics import measure
 from rlkv_envs.observation import action_space, observation_space
 from rlkv_envs.scenario import Scenario, closed_loop
 from tests.agents.small_scenario import random_weights, small_scenario
@@ -91,12 +92,7 @@ def test_the_compiled_network_decides_as_the_rule_at_every_decision(name: str, r
     # And inside the engine's own loop, to the last bit of the outcome.
     trace = scenario.trace(0, "test")
     ours, theirs = (run_policy(scenario, p, trace) for p in (policy, AgentPolicy(rule.name, rule)))
-    np.testing.assert_array_equal(ours.normalized_latency_s, theirs.normalized_latency_s)
-    np.testing.assert_array_equal(
-        ours.normalized_latency_s,
-        (engine.state.outcome[1] - engine.state.outcome[0] - trace.total_pause_s)
-        / trace.output_tokens_per_session,
-    )
+    assert ours == theirs == measure(engine.state, trace)
 
 
 def decisions_of(scenario: Scenario, rule: Rule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -119,9 +115,11 @@ def test_the_torch_policies_decide_as_the_rule(name: str) -> None:
     start = RuleStartPolicy(observation_space(), action_space(), lambda _: 1e-3, prior=0.7)
     actions, _ = start.predict(observations, deterministic=True, action_masks=masks)
     np.testing.assert_array_equal(actions, verbs)
-    net = ActorNet(NUM_FEATURES, 16, prior=1.5)
+    net = Actor(NUM_FEATURES, 16, prior=1.5)
     with torch.no_grad():
-        log_probability = net(torch.as_tensor(observations), torch.as_tensor(masks)).numpy()
+        log_probability = net.log_probability(
+            torch.as_tensor(observations), torch.as_tensor(masks)
+        ).numpy()
     np.testing.assert_array_equal(log_probability.argmax(axis=1), verbs)
     # The prior leaves the others a share of the draws, the illegal ones none.
     probability = np.exp(log_probability)
@@ -131,12 +129,32 @@ def test_the_torch_policies_decide_as_the_rule(name: str) -> None:
     assert (probability[~masks] == 0.0).all()
 
 
+def test_both_recipes_have_the_same_actor() -> None:
+    torch.manual_seed(2)
+    start = RuleStartPolicy(observation_space(), action_space(), lambda _: 1e-3, prior=0.7)
+    actor = start.action_net
+    torch.nn.init.normal_(actor.head.weight)
+    observations, masks, _ = decisions_of(SCENARIOS["busy"], House())
+    with torch.no_grad():
+        seen = torch.as_tensor(observations)
+        ours = actor.log_probability(seen, torch.as_tensor(masks)).exp()
+        distribution = start.get_distribution(seen, action_masks=masks)
+        verbs = [torch.full((len(seen),), verb) for verb in range(3)]
+        theirs = torch.stack([distribution.log_prob(verb).exp() for verb in verbs], dim=1)
+    assert ours.std(dim=0).min() > 0.01
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+    # All of it is trained, the critic apart from it.
+    trained = {id(p) for group in start.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in start.parameters()} > {id(p) for p in actor.parameters()}
+    torch.autograd.backward(start.predict_values(seen).sum())
+    assert all(p.grad is None for p in actor.parameters())
+
+
 def test_weights_go_from_torch_to_the_engine_unchanged() -> None:
     torch.manual_seed(1)
     start = RuleStartPolicy(observation_space(), action_space(), lambda _: 1e-3, prior=0.7)
-    assert isinstance(start.action_net, torch.nn.Linear)
-    torch.nn.init.normal_(start.action_net.weight)
-    policy = AgentPolicy("learned", House(), start.actor_weights(), prior=0.7)
+    torch.nn.init.normal_(start.action_net.head.weight)
+    policy = AgentPolicy("learned", House(), start.action_net.weights(), prior=0.7)
     observations, masks, verbs = decisions_of(SCENARIOS["small"], House())
     actions, _ = start.predict(observations, deterministic=True, action_masks=masks)
     np.testing.assert_array_equal(greedy_verbs(policy, observations, masks[:, 1]), actions)
@@ -154,7 +172,7 @@ def test_a_fresh_learner_is_its_rule() -> None:
     for seed in range(3):
         trace = scenario.trace(seed, "test")
         ours, theirs = (run_policy(scenario, p, trace) for p in (fresh, AgentPolicy("rule", rule)))
-        np.testing.assert_array_equal(ours.normalized_latency_s, theirs.normalized_latency_s)
+        assert ours == theirs
 
 
 def contrary() -> list[NDArray[np.float64]]:
@@ -226,9 +244,24 @@ def test_on_a_machine_it_never_saw_a_policy_is_its_rule() -> None:
     changes = []
     for where in (scenario, elsewhere):
         trace = where.trace(0, "test")
-        ours, theirs = (
-            run_policy(where, p, trace).normalized_latency_s
-            for p in (learned, AgentPolicy("rule", rule))
-        )
-        changes.append(bool((ours != theirs).any()))
+        ours, theirs = (run_policy(where, p, trace) for p in (learned, AgentPolicy("rule", rule)))
+        changes.append(ours != theirs)
     assert changes == [True, False]
+
+
+def test_what_learnt_at_revisits_leaves_calls_to_the_rule() -> None:
+    # Learners of the default recipes meet REVISITs only: the rule answers CALLs in training, and a
+    # network that never saw one must not answer them either.
+    observations, _, _ = decisions_of(SCENARIOS["small"], House())
+    calls = observations[:, NAMES.index("point_call")] == 1.0
+    assert calls.any() and not calls.all()
+    met = observations[~calls].astype(np.float64)
+    policy = make_policy(contrary(), 1.0, range_of(met.min(axis=0), met.max(axis=0)))
+    answers = []
+    for kind in (observations[calls], observations[~calls]):
+        same = 0
+        for row in kind:
+            policy.observation[:] = row
+            same += mlp_verb(policy, True) == int(row[-3:].argmax())
+        answers.append(same / len(kind))
+    assert answers[0] == 1.0 and answers[1] < 1.0

@@ -111,6 +111,8 @@ class Memory:
 
     def swap_out(self, session: Session, take: int) -> bool:
         """REVISIT SWAP of the last ``take`` firm blocks; False, and no effect, if not legal."""
+        if self.profile.num_host_blocks == 0:
+            return False
         is_extension = session.job is Job.SWAP_OUT
         dev = session.dev if is_extension else session.keep
         keep = session.keep - take

@@ -163,7 +163,7 @@ def worlds(draw: st.DrawFn) -> World:
         block_size=block_size,
         kv_bytes_per_token=draw(st.sampled_from([1, 3])),
         num_device_blocks=num_device_blocks,
-        num_host_blocks=draw(st.one_of(st.integers(1, 80), st.integers(1, 20))),
+        num_host_blocks=draw(st.one_of(st.integers(1, 80), st.integers(0, 20), st.just(0))),
         iteration_s=draw(st.sampled_from([0.01, 0.02, 1 / 3])),
         prefill_token_s=draw(st.sampled_from([1e-4, 0.003])),
         prefill_token_context_s=draw(st.sampled_from([0.0, 1e-5])),
@@ -197,7 +197,9 @@ def worlds(draw: st.DrawFn) -> World:
     num_sessions = draw(st.one_of(st.integers(5, 12), st.integers(2, 5)))
     sessions = [draw(session_turns(draw(sizes))) for _ in range(num_sessions)]
     num_concurrent = draw(st.sampled_from([0, 0, 1, 3]))
-    gaps_s = st.sampled_from([0.0] if num_concurrent else [0.0, 0.01, 0.05, 0.4, 2.0])
+    # In a closed loop the first ones arrive before any of them can have ended.
+    closed_gaps_s = [0.0, 0.0, profile.iteration_s / 4]
+    gaps_s = st.sampled_from(closed_gaps_s if num_concurrent else [0.0, 0.01, 0.05, 0.4, 2.0])
     arrival_s = np.cumsum([draw(gaps_s) for _ in sessions]).tolist()
     trace = make_trace(sessions, arrival_s, num_concurrent)
     modes = replace(modes, mean_pause_s=fit_pause_table(trace).mean_pause_s)

@@ -13,6 +13,7 @@ from rlkv_engine import rule as R
 from rlkv_engine import state as S
 from rlkv_engine.engine import Engine
 from rlkv_engine.errors import InputError
+from rlkv_engine.latency import first_token_s
 from rlkv_engine.loop import RULE_POLICY
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.trace import Trace
@@ -39,7 +40,8 @@ def test_a_session_alone_takes_what_the_cost_formula_says() -> None:
     assert engine.next_decision() is None
     expected = 7.0 + prefill_s(10) + decode_s(10) + decode_s(11)
     assert finish_s(engine) == [pytest.approx(expected, rel=1e-12)]
-    assert engine.state.resume_latency_s[0] == pytest.approx(prefill_s(10), rel=1e-12)
+    first_s = first_token_s(engine.state)
+    assert first_s.count == 1 and first_s.mean_s == pytest.approx(prefill_s(10), rel=1e-12)
     assert engine.state.f[S.COST] == pytest.approx((expected - 7.0) / 3, rel=1e-12)
 
 
@@ -172,6 +174,42 @@ def test_a_closed_loop_lets_one_in_as_one_ends() -> None:
     two_s = 0.5 + 0.01 * 16 + 0.001 * 2 * 8 * 4
     np.testing.assert_allclose(finish_s(engine), [two_s, two_s, 2 * two_s, 2 * two_s])
     np.testing.assert_allclose(engine.state.outcome[S.ARRIVED_S], [0, 0, two_s, two_s])
+
+
+@pytest.mark.parametrize(
+    ("stamps_s", "problem"),
+    [
+        ([0.0, 0.5, 0.6, 9.0], None),
+        ([0.0, 1.0, 0.0, 0.0], None),
+        ([0.0, 1.1, 1.1, 1.1], r"world: session 's1' arrives at 1.1 s, when 's0' may .* 1 s on"),
+        ([0.0, 0.0, 0.0, 0.0], None),
+    ],
+)
+def test_a_closed_loop_begins_with_all_of_its_first(
+    stamps_s: list[float], problem: str | None
+) -> None:
+    # Two tokens take two iterations of 0.5 s at least; stamps after the first two are not used.
+    sessions = [[Turn(8, 0, 2, LAST)]] * 4
+    trace = make_trace(sessions, [0.0] * 4).with_arrivals(np.array(stamps_s), num_concurrent=2)
+    if problem is not None:
+        with pytest.raises(InputError, match=problem):
+            Engine(MACHINE, trace, np.zeros(R.RULE_SIZE))
+        # Nobody waits for an end where all may come at once.
+        everybody = trace.with_arrivals(trace.arrival_s, num_concurrent=4)
+        assert Engine(MACHINE, everybody, np.zeros(R.RULE_SIZE)).run(RULE_POLICY)
+        return
+    engine = Engine(MACHINE, trace, np.zeros(R.RULE_SIZE))
+    assert engine.run(RULE_POLICY)
+    arrived_s, ended_s = engine.state.outcome
+    np.testing.assert_array_equal(arrived_s[:2], stamps_s[:2])
+    np.testing.assert_array_equal(arrived_s[2:], np.sort(ended_s)[:2])
+
+
+def test_pauses_of_a_closed_loop_count_too() -> None:
+    sessions = [[Turn(8, 0, 1, 3.0), Turn(12, 9, 1, LAST)]] * 2
+    assert engine_of([*sessions, *sessions], [0.0, 4.0, 4.0, 4.0], num_concurrent=2)
+    with pytest.raises(InputError, match=r"'s1' arrives at 4.1 s, when 's0' .*from 4 s on"):
+        engine_of([*sessions, *sessions], [0.0, 4.1, 4.1, 4.1], num_concurrent=2)
 
 
 def test_a_session_larger_than_the_pool_is_refused() -> None:

@@ -14,6 +14,7 @@ from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.engine import Engine
 from rlkv_engine.errors import IntegrityError
+from rlkv_engine.latency import FIRST_TURNS
 from rlkv_engine.loop import RULE_POLICY
 from rlkv_engine.profile import Profile
 from rlkv_engine.trace import Trace
@@ -58,7 +59,7 @@ def random_profile(random: Random) -> Profile:
         block_size=random.randint(1, 16),
         kv_bytes_per_token=random.choice([1, 3]),
         num_device_blocks=random.randint(6, 80),
-        num_host_blocks=random.choice([1, 5, 40, 1000]),
+        num_host_blocks=random.choice([0, 1, 5, 40, 1000]),
         iteration_s=random.choice([0.01, 1 / 3]),
         prefill_token_s=random.choice([1e-4, 0.003]),
         prefill_token_context_s=random.choice([0.0, 1e-5]),
@@ -145,7 +146,9 @@ def assert_ended_well(engine: Engine) -> None:
     assert (st.slot[S.PHASE] == S.EMPTY).all()
     assert st.n[S.FREE] == st.n[S.NUM_DEVICE] and st.n[S.HOST_FREE] == st.n[S.NUM_HOST]
     assert st.n[S.NUM_GENERATED] == trace.output_tokens.sum()
-    assert np.isfinite(st.resume_latency_s).all() and (st.resume_latency_s > 0).all()
+    total_s, counts = st.latency[:, 0], st.latency[:, 1:]
+    assert counts[FIRST_TURNS].sum() == trace.num_sessions and counts.sum() == trace.num_turns
+    assert np.isfinite(total_s).all() and ((total_s > 0) == counts.any(axis=1)).all()
     if trace.num_concurrent == 0:
         np.testing.assert_array_equal(arrived_s, trace.arrival_s)
     active_s = finish_s - arrived_s - trace.total_pause_s
@@ -239,7 +242,7 @@ def world_in_the_middle() -> Engine:
             st = engine.state
             paused = st.slot[S.PAUSED_LIST, : st.n[S.NUM_PAUSED]]
             if (
-                st.n[S.NUM_DECODING] > 0
+                st.n[S.NUM_RUN] > st.n[S.NUM_DECODING] > 0
                 and st.n[S.NUM_QUEUE] > 1
                 and st.n[S.NUM_SWAP_OUT] > 0
                 and (st.slot[S.KEEP, paused] > 0).sum() > 1
@@ -293,6 +296,20 @@ def _inverted_host_interval(st: S.State) -> None:
     st.slot[S.HOST_LO, s] = st.slot[S.HOST_HI, s] + 1
 
 
+def _prefilling_session_lost(st: S.State) -> None:
+    st.slot[S.PREFILLING, 0] = -1
+
+
+def _copy_job_lost(st: S.State) -> None:
+    st.n[S.SWAP_OUT_FIRST] = S.NOBODY
+
+
+def _block_needed_too_late(st: S.State) -> None:
+    decoding = st.slot[S.PHASE] == S.DECODE
+    assert decoding.any()
+    st.slot[S.DUE, decoding] += 1
+
+
 def _copy_of_a_running_session(st: S.State) -> None:
     st.slot[S.JOB, _first(st, S.RUN, S.NUM_RUN)] = S.WRITE_THROUGH
 
@@ -334,6 +351,9 @@ def _session_made_up(st: S.State) -> None:
         (_heap_with_a_double, "heap is"),
         (_inverted_host_interval, "negative host blocks"),
         (_copy_of_a_running_session, "a running session is being copied out"),
+        (_prefilling_session_lost, "prefilling is"),
+        (_copy_job_lost, "swap-out queue is"),
+        (_block_needed_too_late, "too early or too late"),
         (_drifted_weight, "active weight drifted"),
         (_drifted_queued_weight, "queued weight drifted"),
         (_session_made_up, "sessions were lost or made up"),

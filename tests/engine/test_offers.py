@@ -65,6 +65,24 @@ def test_slack_asks_the_next_session_too() -> None:
         assert revisited == num_asked
 
 
+@pytest.mark.parametrize("num_host_blocks", [0, 1])
+def test_without_a_host_tier_even_a_swap_without_copies_is_a_discard(num_host_blocks: int) -> None:
+    # One block is short: the partial last one, which is never copied.
+    sessions = [PAUSING, [Turn(21, 0, 1, LAST)]]
+    engine = engine_of(sessions, [0.0, 3.0], num_device_blocks=8, num_host_blocks=num_host_blocks)
+    assert asked(engine, S.CALL, 0).swap_legal == (num_host_blocks > 0)
+    engine.answer(int(S.PRESERVE))
+    decision = asked(engine, S.NEW, 0)
+    assert decision.take_blocks == 1 and decision.swap_legal == (num_host_blocks > 0)
+    engine.answer(int(S.SWAP))
+    # Swapped it is free at once; discarded it may be used again, until the newcomer takes it.
+    assert engine.state.n[S.FREE] == 5 + num_host_blocks
+    assert engine.state.n[S.RECLAIMABLE] == 1 - num_host_blocks
+    assert engine.next_decision() is None
+    assert engine.state.n[S.BLOCKS_OUT] == engine.state.n[S.BLOCKS_IN] == 0
+    engine.check_integrity()
+
+
 def test_what_was_written_through_is_free_at_once_when_swapped() -> None:
     # The write-through copies both full blocks in 2 s; the newcomer takes all three.
     sessions = [PAUSING, [Turn(31, 0, 1, LAST)]]

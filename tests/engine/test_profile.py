@@ -140,16 +140,23 @@ def test_the_name_of_a_scaled_profile_loads_it(host: float, link: float) -> None
     assert load_profile(scaled.name) == scaled
 
 
-@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("factor", [-1.0, math.nan, math.inf])
 def test_scaled_refuses_factors_that_cannot_be(small: Profile, factor: float) -> None:
-    with pytest.raises(InputError, match=r"profile small: host must be a finite factor above 0"):
+    with pytest.raises(InputError, match=r"profile small: host must be a finite factor, 0 or more"):
         small.scaled(host=factor)
-    with pytest.raises(InputError, match=r"profile small: link must be a finite factor above 0"):
-        small.scaled(link=factor)
+    for value in (factor, 0.0):
+        with pytest.raises(InputError, match=r"small: link must be a finite factor above 0"):
+            small.scaled(link=value)
+
+
+def test_a_machine_may_have_no_host_tier(small: Profile) -> None:
+    none = small.scaled(host=0)
+    assert (none.num_host_blocks, none.host_kv_bytes, none.name) == (0, 0, "small+host0")
+    assert load_profile("gptj-6b-a100+host0").num_host_blocks == 0
 
 
 def test_scaled_refuses_a_host_pool_without_a_block(small: Profile) -> None:
-    with pytest.raises(InputError, match=r"num_host_blocks must be .* at least 1"):
+    with pytest.raises(InputError, match=r"profile small: a host pool of 1e-06 has not one block"):
         small.scaled(host=1e-6)
 
 
@@ -165,7 +172,7 @@ def test_profiles_compare_by_their_numbers_and_pickle(small: Profile) -> None:
     ("line", "edited", "message"),
     [
         ("num_device_blocks = 100", "num_device_blocks = 0", "at least 1 (got 0)"),
-        ("num_host_blocks = 200", "num_host_blocks = -5", "at least 1 (got -5)"),
+        ("num_host_blocks = 200", "num_host_blocks = -5", "at least 0 (got -5)"),
         ("num_host_blocks = 200", "num_host_blocks = 99999999999", "at most 2147483647"),
         ("num_host_blocks = 200", "num_host_blocks = 2.5", "must be a whole number (got 2.5)"),
         ("num_host_blocks = 200", "num_host_blocks = true", "must be a whole number (got True)"),
@@ -254,7 +261,8 @@ def test_a_variant_scales_and_overrides_its_base(tmp_path: Path) -> None:
         ('base = "gone"', "no profile 'gone'"),
         ("base = 3", "base must be text"),
         ('base = "small.toml"\nlink = 0', "link must be a finite factor above 0"),
-        ('base = "small.toml"\nhost = "big"', "host must be a finite factor above 0"),
+        ('base = "small.toml"\nhost = "big"', "host must be a finite factor, 0 or more"),
+        ('base = "small.toml"\nhost = -1', "host must be a finite factor, 0 or more"),
     ],
 )
 def test_variants_that_cannot_be(tmp_path: Path, edited: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import zip_longest
 
 import numpy as np
@@ -12,6 +13,7 @@ from rlkv_engine import rule as R
 from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.engine import Engine
+from rlkv_engine.latency import FIRST_GAP, FIRST_TURNS, GAP_BUCKETS_S, NUM_LATENCIES
 from tests.engine.reference_scheduler import ReferenceScheduler
 from tests.engine.reference_session import Kind, Outcome, Plan
 from tests.engine.reference_worlds import Answers, World, WorldPolicy, worlds
@@ -62,7 +64,7 @@ def plans_of(engine: Engine) -> list[tuple[Plan, int]]:
     num_decodes: dict[int, int] = {}
     assert len(engine.log) < MAX_LOG_ROWS
     for now_s, iteration, code, sid, amount in engine.log.tolist():
-        if code == S.LOG_RETURN:
+        if code in (S.LOG_RETURN, S.LOG_FIRST_TOKEN):
             continue
         # The first row of an iteration is written before time moves.
         plan = plans.setdefault(int(iteration), Plan(now_s))
@@ -101,15 +103,30 @@ def assert_same_plans(expected: list[Plan], actual: list[tuple[Plan, int]]) -> N
 
 
 def assert_same_times(expected: Outcome, engine: Engine) -> None:
-    first_turn = engine.trace.first_turn
     finish_s = engine.state.outcome[S.FINISH_S]
-    latency_s = engine.state.resume_latency_s
     assert {sid: finish_s[sid] for sid in expected.finish_s} == pytest.approx(
         expected.finish_s, rel=1e-9, abs=0
     )
-    assert {
-        (sid, turn): latency_s[first_turn[sid] + turn] for sid, turn in expected.resume_latency_s
-    } == pytest.approx(expected.resume_latency_s, rel=1e-9, abs=1e-12)
+    # What the histograms hold: sums and counts of first turns, and of others by pause before.
+    gap_s = np.concatenate([[np.nan], engine.trace.pause_s[:-1]])
+    total_s, count = np.zeros((2, NUM_LATENCIES))
+    for (sid, turn), latency_s in expected.resume_latency_s.items():
+        before_s = gap_s[engine.trace.first_turn[sid] + turn]
+        row = FIRST_GAP + np.searchsorted(GAP_BUCKETS_S, before_s, side="right")
+        total_s[row if turn else FIRST_TURNS] += latency_s
+        count[row if turn else FIRST_TURNS] += 1
+    np.testing.assert_allclose(engine.state.latency[:, 0], total_s, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(engine.state.latency[:, 1:].sum(axis=1), count)
+
+
+def assert_same_latencies(expected: Outcome, engine: Engine) -> None:
+    rows = engine.log[engine.log[:, 2] == S.LOG_FIRST_TOKEN]
+    turns = Counter[int]()
+    latency_s = {}
+    for sid, seconds in zip(rows[:, 3].astype(int).tolist(), rows[:, 4].tolist(), strict=True):
+        latency_s[sid, turns[sid]] = seconds
+        turns[sid] += 1
+    assert latency_s == pytest.approx(expected.resume_latency_s, rel=1e-9, abs=1e-12)
 
 
 @given(worlds())
@@ -125,6 +142,7 @@ def test_plans_questions_and_times_agree(world: World) -> None:
 
         if log_rows:
             assert_same_plans(expected.plans, plans_of(engine))
+            assert_same_latencies(expected, engine)
         assert answers.questions == expected_answers.questions
         assert_same_times(expected, engine)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rlkv_engine import state as S
+from rlkv_engine.decoding import settle
 from rlkv_engine.trace import Trace
 
 #: Contexts of altered sessions stay below what a single session may hold, tokens.
@@ -62,6 +63,7 @@ def altered_future(trace: Trace, state: S.State, engine: int, rng: np.random.Gen
     beginning, and that it lasts. Anew are: how much is still generated, when a pause ends and
     which tool is called next, what it returns, how many turns follow, and who arrives when.
     """
+    settle(state, engine)
     n, now_s = state.n[engine], float(state.f[engine, S.NOW])
     slot_of = {
         int(state.slot[engine, S.SID, s]): s

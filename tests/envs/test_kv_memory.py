@@ -228,6 +228,23 @@ def test_an_illegal_swap_keeps_at_a_call_and_discards_at_a_revisit() -> None:
         assert after[4]["illegal_swaps"] == before[4]["illegal_swaps"] + 1
 
 
+def test_without_a_host_tier_nothing_is_swapped() -> None:
+    env = small_env(num_host_blocks=0, render_mode="ansi")
+    rng = np.random.default_rng(0)
+    observation, info = env.reset(seed=0)
+    points = set()
+    terminated = False
+    while not terminated:
+        assert np.isfinite(observation).all() and not info["action_mask"][S.SWAP]
+        points.add(info["point"])
+        observation, reward, terminated, _, info = env.step(int(rng.integers(3)))
+        assert np.isfinite(reward)
+    assert "host" in str(env.render()) and len(points) == 4
+    n = env._started().state.n[0]
+    assert n[S.BLOCKS_OUT] == n[S.BLOCKS_IN] == 0 and n[S.RECOMPUTED_TOKENS] > 0
+    assert info["num_finished"] == NUM_SESSIONS and info["illegal_swaps"] > 0
+
+
 def test_a_fork_has_a_life_of_its_own() -> None:
     env = small_env()
     _, info = env.reset(seed=5)

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from rlkv import cli
+from rlkv.cli.app import build_app
+from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import PRESETS, Preset
 
 #: Memory is short on it, and both its machine and its workload can be named in a record.
@@ -29,15 +32,26 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     return code, captured.out, captured.err
 
 
+def printed(*arguments: object) -> str:
+    """What ``rlkv ARGUMENTS`` prints; its ``InputError`` goes through."""
+    result = CliRunner().invoke(build_app(), [str(argument) for argument in arguments])
+    if isinstance(result.exception, InputError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
 def make_quick(patch: pytest.MonkeyPatch) -> None:
     """Small presets, short grids, two validation traces and rounds of little work."""
     from rlkv_agents import train
     from rlkv_agents.forked_learner import ForkedLearner
-    from rlkv_agents.rules import Clairvoyant, House
+    from rlkv_agents.rules import RULES, Clairvoyant, House
     from rlkv_agents.tune import validation_traces
 
     for name in ("crossover-slow", "coding"):
         patch.setitem(PRESETS, name, SMALL_PRESET)
+    for rule in RULES.values():
+        patch.setattr(rule, "grid", {k: v for k, v in rule.grid.items() if k != "slack_ratio"})
     for rule in (House, Clairvoyant):
         patch.setattr(rule, "grid", {"guard_pauses": (0.0, 0.5), "write_through": (0.0, 1.0)})
     patch.setattr(train, "validation_traces", lambda scenario: validation_traces(scenario, 2))

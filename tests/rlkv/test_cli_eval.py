@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from rlkv.report.record import check_record
 from rlkv_agents import train as train_module
 from rlkv_agents.bundle import METADATA_FILE, WEIGHTS_FILE, save_bundle
 from rlkv_agents.rules import RULES
+from rlkv_engine.trace import Trace
+from rlkv_envs.scenario import Scenario
 from rlkv_envs.traces import rlkv_jsonl
-from rlkv_envs.workloads import make_workload
+from rlkv_envs.workloads import Split, make_workload
 from rlkv_envs.workloads.replay import split_of_root
 from tests.agents.small_scenario import random_network
 from tests.rlkv.command_line import (
@@ -71,6 +74,25 @@ def test_a_bundle_on_ones_own_trace_and_machine(
         assert figures["ratio_to_best_rule"]["ratio"] > 0
     assert record["policies"][record["best_rule"]]["ratio_to_best_rule"]["ratio"] == 1.0
     assert record["policies"]["learned"]["num_decisions"] > 0
+
+
+def test_a_bundle_called_like_a_rule_stands_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_bundle(tmp_path / "bundle", replace(random_network(), name="lru"), {})
+    options = (
+        "eval", "--scenario", "crossover-slow", "--seeds", 1, "--sessions", 120, "--no-tune",
+        "--json",
+    )  # fmt: skip
+    code, out, _ = run(capsys, *options, "--bundle", tmp_path / "bundle", "--out", tmp_path / "run")
+    assert code == 0
+    record: Any = json.loads(out)
+    assert set(record["policies"]) == {*RULES, "bundle lru"}
+    assert record["learned"] == "bundle lru"
+    alone = json.loads(run(capsys, *options)[1])["policies"]["lru"]
+    assert record["policies"]["lru"]["mean_by_seed_s"] == alone["mean_by_seed_s"]
+    assert record["policies"]["bundle lru"]["mean_by_seed_s"] != alone["mean_by_seed_s"]
+    assert run(capsys, "eval", "--replay", tmp_path / "run")[0] == 0
 
 
 def test_the_rules_alone_as_a_table(
@@ -159,11 +181,16 @@ def test_an_edited_record_does_not_agree(
         (lambda r: r["policies"]["lru"].pop("rule"), "what to replay"),
         (lambda r: r["policies"]["lru"].update(rule="gone"), "unknown rule 'gone'"),
         (lambda r: r.update(seeds=["one"]), "seeds"),
+        (lambda r: r.update(seeds=[-1]), "record.json: seed must be 0 or more, got -1"),
+        (lambda r: r["inputs"].update(num_concurrent=0), "record.json: num_concurrent must be"),
+        (lambda r: r["inputs"].update(num_sessions=10**9), "record.json: --sessions must be"),
+        (lambda r: r["policies"]["house"].update(constants={"gard": 1.0}),
+         "record.json: rule 'house' has no constant 'gard' (it has: slack_ratio, guard_pauses, "),
         (lambda r: r.update(seeds=[]), "at least one seed"),
         (lambda r: r.update(version=2), "version: 2 is newer than 1"),
         (lambda r: r.update(learned="lru", bundle="gone"), "bundle.json: cannot read it"),
     ],
-)
+)  # fmt: skip
 def test_a_record_that_cannot_be_replayed(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -289,10 +316,36 @@ def test_machines_that_are_too_small(
         (20, ["--workload", "crossover"], "the device pool of small holds 320"),
         (0, ["--workload", "crossover"], "num_device_blocks must be"),
         (0, ["--trace", str(trace)], "num_device_blocks must be"),
-        (4, ["--trace", str(trace)], "max_context_tokens must be 16 or more, got 8"),
+        (4, ["--trace", str(trace)], "profile small: 4 blocks of 16 tokens are too few to replay"),
     ):
         machine = small_machine_toml(tmp_path, num_blocks)
         assert_refused(run(capsys, "eval", "--profile", machine, *TINY, *options), named)
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_session_too_large_in_a_held_out_trace_alone(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    draw = Scenario.trace
+
+    def trace(self: Scenario, seed: int, split: Split) -> Trace:
+        drawn = draw(self, seed, split)
+        if (split, seed) == ("test", 1):
+            drawn.input_tokens[3] += 10**6
+        return drawn
+
+    def fail(*args: object) -> None:
+        raise AssertionError("work was done first")
+
+    monkeypatch.setattr(Scenario, "trace", trace)
+    monkeypatch.setattr(train_module, "tune_all", fail)
+    out = ["--out", tmp_path / "run"]
+    refused = run(capsys, command, "--scenario", "crossover-slow", *TINY, *out)
+    assert_refused(refused, "tokens of KV, the device pool of gptj-6b-a100-40gb+link0.125 holds")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_recorded_session_larger_than_the_pool_is_scaled_down(

@@ -9,21 +9,9 @@ from pathlib import Path
 import pytest
 
 import rlkv
-from rlkv import cli
 from rlkv_engine.errors import InputError, IntegrityError
 from rlkv_engine.profile import load_profile, shipped_profiles
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of ``rlkv ARGUMENTS``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["rlkv", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-    captured = capsys.readouterr()
-    code = exited.value.code
-    assert isinstance(code, int)
-    return code, captured.out, captured.err
+from tests.rlkv.command_line import run
 
 
 def test_list_names_every_shipped_profile(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,10 +57,42 @@ def test_unusable_input_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1
 
 
-def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, "profiles", "shwo")
-    assert code == 2
-    assert "No such command" in err
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["profiles", "shwo"], "No such command 'shwo'"),
+        (["nope"], "No such command 'nope'"),
+        (["train", "--nope"], "No such option: --nope"),
+        (["train", "--rounds", "x"], "'--rounds'"),
+        (["train", "--seed"], "--seed"),
+        (["profiles", "show"], "name"),
+        (["profiles", "list", "extra"], "extra"),
+    ],
+)
+def test_usage_errors_are_one_line_too(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert named in err and "--help)" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["profiles"]])
+def test_no_command_at_all_shows_the_help(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (2, "")
+    assert out.count("Usage:") == 1 and "--help" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_asked_for_is_no_mistake(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "") and "Usage:" in out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from rlkv.cli import trace, workloads
 from rlkv_engine.errors import InputError
+from rlkv_envs.scenario import PRESETS
 from rlkv_envs.traces import read_trace
 from rlkv_envs.workloads import WORKLOADS, make_trace, make_workload
 from rlkv_envs.workloads.arrivals import Poisson
-
-typer = pytest.importorskip("typer")
-testing = pytest.importorskip("typer.testing")
+from tests.rlkv.command_line import printed
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded traces are not here")
@@ -27,19 +25,6 @@ FILES = [
     "weka_cc_traces/raw_sample/trace_0222.json",
     *(f"servegen_arrivals/chunk-{client}-trace.csv" for client in range(10)),
 ]
-
-
-def run(*arguments: str) -> str:
-    """What the command prints; its ``InputError`` goes through."""
-    app = typer.Typer()
-    trace.register(app)
-    workloads.register(app)
-    result = testing.CliRunner().invoke(app, list(arguments))
-    if isinstance(result.exception, InputError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    output: str = result.output
-    return output
 
 
 @pytest.fixture
@@ -59,9 +44,9 @@ def own(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", FILES)
 def test_check_and_stats_accept_every_recorded_trace(name: str) -> None:
     path = str(DATA / name)
-    assert ": ok, " in run("trace", "check", path)
-    figures = json.loads(run("trace", "stats", path, "--json"))
-    output = run("trace", "stats", path)
+    assert ": ok, " in printed("trace", "check", path)
+    figures = json.loads(printed("trace", "stats", path, "--json"))
+    output = printed("trace", "stats", path)
     if name.startswith("servegen"):
         assert figures["num_windows"] == 2016 and "no sessions" in output
     else:
@@ -70,20 +55,20 @@ def test_check_and_stats_accept_every_recorded_trace(name: str) -> None:
 
 
 def test_check_says_what_is_in_the_file(own: Path) -> None:
-    assert "ok, rlkv: 40 sessions" in run("trace", "check", str(own))
-    figures = json.loads(run("trace", "check", str(own), "--json"))
+    assert "ok, rlkv: 40 sessions" in printed("trace", "check", str(own))
+    figures = json.loads(printed("trace", "check", str(own), "--json"))
     assert figures["format"] == "rlkv" and figures["num_sessions"] == 40
     with pytest.raises(InputError, match="not valid CSV"):
-        run("trace", "check", str(own), "--format", "azure")
+        printed("trace", "check", str(own), "--format", "azure")
     with pytest.raises(InputError, match="unknown format"):
-        run("trace", "check", str(own), "--format", "nope")
+        printed("trace", "check", str(own), "--format", "nope")
 
 
 def test_stats_fit_a_terminal_and_agree_with_json(own: Path) -> None:
-    output = run("trace", "stats", str(own))
+    output = printed("trace", "stats", str(own))
     assert max(map(len, output.splitlines())) <= 80
     assert "…" not in output
-    figures = json.loads(run("trace", "stats", str(own), "--json"))
+    figures = json.loads(printed("trace", "stats", str(own), "--json"))
     assert figures["turns"]["count"] == 40
     assert set(figures["pause_s"]) <= set(make_workload("infercept").tools)
     quantiles = figures["pause_s"]["math"]
@@ -93,10 +78,10 @@ def test_stats_fit_a_terminal_and_agree_with_json(own: Path) -> None:
 def test_stats_draw_a_picture(own: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     png = tmp_path / "pauses.png"
-    run("trace", "stats", str(own), "--png", str(png))
+    printed("trace", "stats", str(own), "--png", str(png))
     assert png.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="cannot write"):
-        run("trace", "stats", str(own), "--png", str(tmp_path / "missing" / "x.png"))
+        printed("trace", "stats", str(own), "--png", str(tmp_path / "missing" / "x.png"))
 
 
 def test_nothing_to_draw_leaves_an_earlier_picture(tmp_path: Path) -> None:
@@ -106,11 +91,11 @@ def test_nothing_to_draw_leaves_an_earlier_picture(tmp_path: Path) -> None:
     png = tmp_path / "earlier.png"
     png.write_text("earlier")
     with pytest.raises(InputError, match="no pauses"):
-        run("trace", "stats", str(source), "--png", str(png))
+        printed("trace", "stats", str(source), "--png", str(png))
     windows = tmp_path / "chunk.csv"
     windows.write_text("0,1,1,Gamma,1,1\n600,1,1,Gamma,1,1\n")
     with pytest.raises(InputError, match="no pauses"):
-        run("trace", "stats", str(windows), "--png", str(png))
+        printed("trace", "stats", str(windows), "--png", str(png))
     assert png.read_text() == "earlier"
 
 
@@ -118,27 +103,34 @@ def test_convert_writes_the_own_format(own: Path, tmp_path: Path) -> None:
     source = tmp_path / "azure.csv"
     source.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,9,7\n")
     out = tmp_path / "out.jsonl"
-    run("trace", "convert", str(source), str(out))
+    printed("trace", "convert", str(source), str(out))
     assert read_trace(out).output_tokens.tolist() == [7]
-    run("trace", "convert", str(own), str(tmp_path / "again.jsonl"))
+    printed("trace", "convert", str(own), str(tmp_path / "again.jsonl"))
     assert (tmp_path / "again.jsonl").read_bytes() == own.read_bytes()
     with pytest.raises(InputError, match="cannot write"):
-        run("trace", "convert", str(source), str(tmp_path))
+        printed("trace", "convert", str(source), str(tmp_path))
     source.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,9,x\n")
     before = out.read_bytes()
     with pytest.raises(InputError, match="GeneratedTokens"):
-        run("trace", "convert", str(source), str(out))
+        printed("trace", "convert", str(source), str(out))
     assert out.read_bytes() == before
 
 
+def test_scenarios_are_listed() -> None:
+    listed = json.loads(printed("workloads", "scenarios", "--json"))
+    assert [row["name"] for row in listed] == list(PRESETS)
+    assert {row["workload"] for row in listed} <= set(WORKLOADS)
+    assert all(name in printed("workloads", "scenarios") for name in PRESETS)
+
+
 def test_workloads_are_listed_and_shown() -> None:
-    listed = json.loads(run("workloads", "list", "--json"))
+    listed = json.loads(printed("workloads", "list", "--json"))
     assert [row["name"] for row in listed] == list(WORKLOADS)
-    output = run("workloads", "list")
+    output = printed("workloads", "list")
     assert all(name in output for name in WORKLOADS)
     for name in WORKLOADS:
-        assert name in run("workloads", "show", name)
-        shown = json.loads(run("workloads", "show", name, "--json"))
+        assert name in printed("workloads", "show", name)
+        shown = json.loads(printed("workloads", "show", name, "--json"))
         assert shown["options"]["max_context_tokens"] and shown["sample"]["num_sessions"] == 1000
     with pytest.raises(InputError, match="one of chat-bursts"):
-        run("workloads", "show", "nope")
+        printed("workloads", "show", "nope")

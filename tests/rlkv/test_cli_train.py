@@ -12,6 +12,7 @@ from rlkv_agents import train as train_module
 from rlkv_agents.bundle import load_bundle
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.rules import RULES
+from rlkv_envs.traces.whole_file import write_files
 from tests.rlkv.command_line import (
     assert_refused,
     contents,
@@ -32,8 +33,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than training here: the record alone is written."""
 
-    def write_record(record: dict[str, Any], folder: Path) -> None:
-        (folder / "record.json").write_text(json.dumps(record))
+    def write_record(record: dict[str, Any], folder: Path, beside: dict[str, bytes]) -> None:
+        write_files(folder, beside | {"record.json": json.dumps(record).encode()})
 
     monkeypatch.setattr("rlkv.report.write.write_report", write_record)
 
@@ -162,7 +163,10 @@ def test_interrupted_it_leaves_what_it_has_learnt(
         code, out, err = run(capsys, *options, "--rounds", 4, "--out", tmp_path / "run")
     assert code == 130
     assert "Traceback" not in err
-    assert "--resume" in out + err
+    assert out == ""
+    checkpoint = tmp_path / "run" / "checkpoint"
+    said = f"stopped: 2 rounds are kept in {checkpoint}, go on with --resume"
+    assert err.splitlines()[-1] == said
     assert set(contents(tmp_path / "run")) == {
         "checkpoint/progress.json", "checkpoint/2.state.safetensors",
         "checkpoint/2.best.safetensors",
@@ -171,6 +175,53 @@ def test_interrupted_it_leaves_what_it_has_learnt(
     assert run(capsys, *options, "--rounds", 4, "--out", tmp_path / "whole")[0] == 0
     name = "checkpoint/4.state.safetensors"
     assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_interrupted_before_its_first_checkpoint_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    options = ("train", "--scenario", "crossover-slow", *TINY, "--out", tmp_path, "--json")
+    for earlier in (False, True):
+        before = contents(tmp_path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ForkedLearner, "run_round", interrupt)
+            code, out, err = run(capsys, *options)
+        assert (code, out) == (130, "")
+        said = "stopped before the first checkpoint: nothing was kept"
+        kept = "; an earlier run's is as it was" if earlier else ""
+        assert err.splitlines()[-1] == said + kept
+        assert contents(tmp_path) == before
+        assert run(capsys, *options)[0] == 0
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_until_the_new_results_are_whole_the_earlier_ones_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], failure: type[BaseException]
+) -> None:
+    options = ("train", "--scenario", "crossover-slow", *TINY, "--out", tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlkv.report.write.draw_pictures", lambda record: {})
+        assert run(capsys, *options)[0] == 0
+    before = {name: c for name, c in contents(tmp_path).items() if "checkpoint" not in name}
+    assert {"bundle/bundle.json", "record.json", "report.html"} <= set(before)
+
+    def fail(*args: object) -> None:
+        raise failure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlkv.report.write.draw_pictures", fail)
+        if failure is KeyboardInterrupt:
+            code, _, err = run(capsys, *options, "--seed", 1)
+            assert code == 130 and "go on with --resume" in err
+        else:
+            with pytest.raises(failure):
+                run(capsys, *options, "--seed", 1)
+    after = {name: c for name, c in contents(tmp_path).items() if "checkpoint" not in name}
+    assert after == before
 
 
 def test_interrupted_from_on_progress_too(

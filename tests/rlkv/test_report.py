@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 
 pytest.importorskip("matplotlib")
-typer = pytest.importorskip("typer")
-testing = pytest.importorskip("typer.testing")
 
-from rlkv.cli import report as report_command  # noqa: E402
-from rlkv.report.findings import overall, times, verdict  # noqa: E402
-from rlkv.report.palette import spread  # noqa: E402
-from rlkv.report.record import check_record, read_record  # noqa: E402
-from rlkv.report.write import write_report  # noqa: E402
-from rlkv.tables import policies_table  # noqa: E402
-from rlkv_engine.errors import InputError  # noqa: E402
+from rlkv.report.findings import overall, times, verdict
+from rlkv.report.palette import spread
+from rlkv.report.record import check_record, read_record
+from rlkv.report.write import write_report
+from rlkv.tables import policies_table
+from rlkv_engine.errors import InputError
+from tests.rlkv.command_line import printed
 
 MEAN_S = {"lru": 0.09, "lazy-swap": 0.04, "net": 0.035, "clairvoyant": 0.03, "a<b>": 0.05}
 
@@ -110,6 +108,26 @@ def test_a_bare_record_makes_a_report(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {
         "record.json", "report.html", "policies.png"
     }  # fmt: skip
+
+
+def test_pictures_of_an_earlier_run_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    write_report(make_record(also=[make_record("coding")]), tmp_path)
+    ours = (tmp_path / "load.png").read_bytes()
+    foreign = b"\x89PNG of somebody else"
+    for name, content in (
+        ("load.png", foreign),  # of a name that is ours, made by another program
+        ("my-load.png", ours),  # a copy that somebody made
+        ("policies-before.png", ours),
+        ("notes.txt", b"text"),
+    ):
+        (tmp_path / name).write_bytes(content)
+    bare = {"normalized_latency_s": distribution(0.04)}
+    write_report({"version": 1, "scenario": "x", "policies": {"lru": bare}}, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "record.json", "report.html", "policies.png",
+        "load.png", "my-load.png", "policies-before.png", "notes.txt",
+    }  # fmt: skip
+    assert (tmp_path / "load.png").read_bytes() == foreign
 
 
 def test_what_is_not_finite_is_not_known(tmp_path: Path) -> None:
@@ -236,24 +254,24 @@ def test_the_terminal_table_fits_and_holds_every_policy(width: int) -> None:
     assert ("waste" in capture.get()) == (width == 200)
 
 
-def run(*arguments: str) -> str:
-    app = typer.Typer()
-    report_command.register(app)
-    result = testing.CliRunner().invoke(app, list(arguments))
-    if isinstance(result.exception, InputError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    output: str = result.output
-    return output
+@pytest.mark.parametrize("width", range(72, 141, 4))
+def test_no_cell_of_the_terminal_table_is_cut(width: int) -> None:
+    from rich.console import Console
+
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(policies_table(make_record(), width))
+    assert "…" not in capture.get()
+    assert max(map(len, capture.get().splitlines())) <= width
 
 
 def test_the_command_draws_again_and_compares(written: Path, tmp_path: Path) -> None:
-    said = run(str(written), "--out", str(tmp_path / "again"))
+    said = printed("report", str(written), "--out", str(tmp_path / "again"))
     assert said.strip().endswith("report.html")
     assert (tmp_path / "again" / "report.html").read_bytes() == (
         written / "report.html"
     ).read_bytes()
-    said = run("--compare", str(written), str(tmp_path / "again" / "record.json"))
+    said = printed("report", "--compare", str(written), str(tmp_path / "again" / "record.json"))
     assert said.count("coding") == 4 and "again" in said and "0.88x [0.83, 0.92]" in said
     with pytest.raises(InputError, match="--compare takes several"):
-        run(str(written), str(written))
+        printed("report", str(written), str(written))

@@ -1,11 +1,11 @@
-"""Writes a file whole or not at all."""
+"""Writes files whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -37,3 +37,23 @@ def whole_file(path: Path | str) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files below a folder, which is made if missing.
+
+    None takes its place before all are written; then they do so in the order given.
+
+    Raises:
+        InputError: the folder or a file cannot be written to.
+    """
+    with ExitStack() as stack:
+        for name, content in reversed(list(files.items())):
+            path = folder / name
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot write: {error.strerror or error}", path=folder) from error
+            if path.is_dir():
+                raise InputError("cannot write: there is a folder of this name", path=path)
+            stack.enter_context(whole_file(path)).write(content)
