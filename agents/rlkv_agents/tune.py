@@ -52,9 +52,13 @@ class ValidationRuns:
     on_score: Callable[[], None] = lambda: None
     latency_s: dict[tuple[float, ...], list[float]] = field(default_factory=dict)
 
+    def known_s(self, constants: Mapping[str, float]) -> list[float]:
+        """Mean normalized latency on the first traces, as far as they have been run, s/token."""
+        return self.latency_s.setdefault(tuple(constants.values()), [])
+
     def score(self, constants: Mapping[str, float], num_traces: int) -> float:
         """Geometric mean of the mean normalized latency over the first traces, s/token."""
-        known = self.latency_s.setdefault(tuple(constants.values()), [])
+        known = self.known_s(constants)
         policy = AgentPolicy(self.name, make_rule(self.name, constants))
         for trace in self.traces[len(known) : num_traces]:
             known.append(run_policy(self.scenario, policy, trace, self.config).mean_latency_s)
