@@ -34,7 +34,7 @@ from rlkv_agents.suite import (
     tune_settings,
 )
 from rlkv_agents.suite_regret import suite_regret
-from rlkv_agents.tune import tune
+from rlkv_agents.tune import NUM_VALIDATION, tune, validation_latency_s
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError, RlkvError
 from rlkv_envs.scenario import PRESETS, Scenario
@@ -395,6 +395,23 @@ def test_each_ablation_has_its_mechanism_off_and_the_rest_tuned(tmp_path: Path) 
         assert row["no guard"]["ratio"] == 1.0 or full["guard_pauses"] > 0
     assert set(found["regret"]["policies"][FULL]) == {"trained", "unseen"}
     assert found == ablate([SETTING, UNSEEN], SEEDS, tmp_path, 1, nothing)
+
+
+def test_the_whole_grid_never_loses_to_a_part(tmp_path: Path) -> None:
+    found = ablate([SETTING], (0,), tmp_path, 1, nothing)["constants"]["small"]
+    traces = [SMALL.trace(seed, "validation") for seed in range(NUM_VALIDATION)]
+
+    def validation_s(constants: dict[str, float]) -> float:
+        policy = AgentPolicy("house", make_rule("house", constants))
+        return float(np.exp(np.log(validation_latency_s(SMALL, policy, traces)).mean()))
+
+    full_s = validation_s(found[FULL])
+    shipped = [each for each in ABLATIONS if each.config == EngineConfig()]
+    for each in shipped:
+        assert full_s <= validation_s(found[each.name])
+        # What the full rule has off already is the full rule.
+        assert found[each.name] == found[FULL] or not each.pinned.items() <= found[FULL].items()
+    assert any(each.pinned.items() <= found[FULL].items() for each in shipped[1:])
 
 
 def test_every_switched_off_value_is_in_the_grid() -> None:
