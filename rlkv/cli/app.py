@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from rlkv import __version__
-from rlkv.cli import bench, profiles, report, trace, train, validate, workloads
+from rlkv.cli import bench, pauses, profiles, report, trace, train, validate, workloads
 from rlkv.cli import eval as eval_cli
 
 #: One module per command, in the order of ``rlkv --help``. Each has ``register(app)``, and imports
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
-COMMANDS = (train, eval_cli, profiles, workloads, trace, report, validate, bench)
+COMMANDS = (train, eval_cli, profiles, workloads, trace, pauses, report, validate, bench)
 
 
 def build_app() -> typer.Typer:

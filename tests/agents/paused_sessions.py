@@ -27,7 +27,7 @@ def paused_sessions(num_sessions: int = 300, seed: int = 0) -> Trace:
         f"paused-{seed}",
         first_turn,
         input_tokens=input_tokens,
-        shared_prefix_tokens=np.where(position > 0, input_tokens - 100, 0),
+        shared_prefix_tokens=np.where(position > 0, input_tokens - 300, 0),
         output_tokens=output_tokens,
         tool=tool,
         pause_s=np.array(MEDIANS_S)[tool] * np.exp(session + 0.5 * noise),

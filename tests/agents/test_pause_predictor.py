@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_features_know_nothing_of_the_future(seed: int) -> None:
     pause_s, tool = trace.pause_s.copy(), trace.tool.copy()
     pause_s[turn : end - 1] = rng.exponential(100.0, end - 1 - turn)
     tool[turn + 1 : end - 1] = rng.integers(len(TOOLS), size=end - 2 - turn)
-    later = {
+    later: dict[str, Any] = {
         name: np.where(np.arange(trace.num_turns) > turn, rng.integers(100, 10**5), values)
         for name, values in (
             ("input_tokens", trace.input_tokens),
@@ -120,13 +121,13 @@ def test_features_by_hand() -> None:
 
 def test_what_lies_beyond_the_window_does_not_count() -> None:
     num_turns = WINDOW + 3
+    tokens = np.full(num_turns, 100)
     trace = replace(
         paused_sessions(1),
         first_turn=np.array([0, num_turns]),
-        **{
-            name: np.full(num_turns, 100)
-            for name in ("input_tokens", "shared_prefix_tokens", "output_tokens")
-        },
+        input_tokens=tokens,
+        shared_prefix_tokens=tokens,
+        output_tokens=tokens,
         tool=np.append(np.zeros(num_turns - 1, np.int64), -1),
         pause_s=np.append(np.full(num_turns - 1, 2.0), np.nan),
     )
