@@ -15,7 +15,13 @@ from rlkv_agents.evaluate import evaluate, means, paired_ratio
 from rlkv_agents.knee import find_knee
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import make_rule
-from rlkv_agents.tune import validation_latency_s, validation_traces
+from rlkv_agents.tune import (
+    NUM_FINALISTS,
+    NUM_SCREENING,
+    NUM_VALIDATION,
+    validation_latency_s,
+    validation_traces,
+)
 from rlkv_engine.pause_predictor import PausePredictor
 from rlkv_envs.scenario import Scenario
 
@@ -25,8 +31,6 @@ GRID: Mapping[str, Sequence[float]] = {
     "swap_ratio": (1.0, 1e9),
     "write_through": (0.0, 1.0),
 }
-#: Validation traces of the first round, candidates of the second, and its traces.
-NUM_SCREENING, NUM_FINALISTS, NUM_VALIDATION = 3, 4, 8
 ESTIMATES = ("table", "predictor", "truth")
 
 
@@ -85,7 +89,7 @@ def _candidates() -> list[dict[str, float]]:
 
 
 def _tuned(scenario: Scenario, name: str, on_run: Callable[[], None]) -> dict[str, float]:
-    # As `tune` does it, on fewer constants and traces: three estimates a case are tuned.
+    # As `tune` does it, with the constants that pauses have a say in.
     traces = validation_traces(scenario, NUM_VALIDATION)
     candidates = _candidates()
 
