@@ -15,6 +15,7 @@ from rlkv_engine.memory import (
     harden,
     soften,
 )
+from rlkv_engine.pause_predictor import predict_pause
 from rlkv_engine.rule import ESTIMATE
 from rlkv_engine.slot_lists import insert_sorted, pop_return, push_return, remove_sorted
 from rlkv_engine.state import (
@@ -64,6 +65,7 @@ from rlkv_engine.state import (
     NUM_DECODING,
     NUM_FINISHED,
     NUM_FREE_SLOTS,
+    NUM_PAUSE_CLASSES,
     NUM_PAUSED,
     NUM_PREEMPTIONS,
     NUM_QUEUE,
@@ -226,6 +228,8 @@ def end_turn(st: State, s: int) -> None:
     st.slot[PAUSED_LIST, st.n[NUM_PAUSED]] = s
     push_return(st, s)
     st.n[NUM_PAUSED] += 1
+    if st.n[NUM_PAUSE_CLASSES] > 0:
+        predict_pause(st, s)
     log_row(st, LOG_PAUSE, st.slot[SID, s], st.slot[COMPUTED, s])
 
 

@@ -90,7 +90,7 @@ SLOT_ROWS = FIFO_LINKS + 2 * NUM_QUEUES
     LEASE_END,
     WEIGHT,  # 1 / output tokens of the session
     PAUSED_S,  # tool time so far, finished pauses only
-    REAL_ROWS,
+    REAL_ROWS,  # from here on, with a predictor: chances of the classes of the pause
 ) = range(8)
 
 # Columns of State.sessions, State.turns and State.outcome are sessions or turns; their rows:
@@ -169,8 +169,9 @@ ARRIVED_S, FINISH_S = 0, 1
     SLACK,
     NUM_CONCURRENT,
     ASK_CALL,  # 0: the rule answers CALLs itself
+    NUM_PAUSE_CLASSES,  # of the predictor of pauses; 0: there is none
     NUM_COUNTERS,
-) = range(70)
+) = range(71)
 
 # Indices into State.f (floats of an engine): what changes, then its costs.
 (
@@ -199,20 +200,23 @@ ARRIVED_S, FINISH_S = 0, 1
     IN_BLOCK_S,
     LATENCY_S,
     MEAN_PAUSE_S,
+    PAUSE_FLOOR_S,
     RULE,  # here the rule starts, see rule.py
-) = range(26)
+) = range(27)
 #: Here the offer's part of an observation starts, see observe.py.
 SNAPSHOT = RULE + 16
 #: Scratch of callers that sample from a policy: three numbers.
 SPARE = SNAPSHOT + 32
-NUM_FLOATS = SPARE + 4
+#: Scratch of the predictor of pauses: its features, see pause_features.py.
+PAUSE_FEATURES_AT = SPARE + 4
+NUM_FLOATS = PAUSE_FEATURES_AT + 16
 
 
 class State(NamedTuple):
     """Everything one engine (or a stack of them) knows; see the module docstring."""
 
     slot: I8  # [SLOT_ROWS, num_slots]
-    real: F8  # [REAL_ROWS, num_slots]
+    real: F8  # [REAL_ROWS + NUM_PAUSE_CLASSES, num_slots]
     n: I8  # [NUM_COUNTERS]
     f: F8  # [NUM_FLOATS]
     outcome: F8  # [2, num_sessions]: ARRIVED_S, FINISH_S; all else is as large for any trace
@@ -225,6 +229,8 @@ class State(NamedTuple):
     pause_s: F8  # [num_turns]
     residual_s: F8  # [num_tools + 1, num_bins], see estimates.py
     lease_s: F8  # [num_tools + 1], leases of rules that set one by tool
+    trees: F8  # [num_nodes, 5], see pause_predictor.py; [0, 5] without a predictor
+    forecast: F8  # [2 * NUM_PAUSE_CLASSES + num_tools + 1, num_bins], likewise
 
 
 def map_fields(st: State, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> State:
@@ -234,7 +240,16 @@ def map_fields(st: State, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -
 
 
 #: Fields shared by all engines of a stack (no leading dimension).
-SHARED = ("first_turn", "sessions", "turns", "pause_s", "residual_s", "lease_s")
+SHARED = (
+    "first_turn",
+    "sessions",
+    "turns",
+    "pause_s",
+    "residual_s",
+    "lease_s",
+    "trees",
+    "forecast",
+)
 
 
 def one_engine(stack: State, e: int) -> State:
@@ -259,6 +274,8 @@ def engine_view(st: State, e: int) -> State:
         st.pause_s,
         st.residual_s,
         st.lease_s,
+        st.trees,
+        st.forecast,
     )
 
 
