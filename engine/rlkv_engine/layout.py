@@ -69,6 +69,7 @@ def build_state(
     lease_s: NDArray[np.float64] | None = None,
     log_rows: int = 0,
     keep_latencies: bool = True,
+    keep_outcome: bool = False,
 ) -> S.State:
     """A stack of engines over a bank of traces, each at time 0 on the first trace of the bank.
 
@@ -86,7 +87,9 @@ def build_state(
         )
     if rule.shape != (RULE_SIZE,):
         raise ValueError(f"a rule has {RULE_SIZE} numbers, got shape {rule.shape}")
-    num_sessions = max(trace.num_sessions for trace in traces)
+    num_sessions = max(trace.num_sessions for trace in traces) if keep_outcome else 0
+    # In a closed loop no more are ever there; its ring of times needs the room.
+    num_slots = max(num_slots, profile.block_size, *map(_num_concurrent, traces))
     leases = np.full(len(table.mean_s), math.inf) if lease_s is None else lease_s
     tools = tuple(dict.fromkeys(tool for trace in traces for tool in trace.tools))
     rows = table.rows_for(tools)
@@ -104,7 +107,6 @@ def build_state(
         if rule[ESTIMATE] == BY_TOOL:
             floats[S.RULE + ESTIMATE] = BY_PREDICTOR
         trees, forecast = table.predictor.trees, table.predictor.forecast(tools)
-    num_slots = max(num_slots, profile.block_size)
     real_rows = S.REAL_ROWS + int(counters[S.NUM_PAUSE_CLASSES])
     state = S.State(
         slot=np.zeros((num_engines, S.SLOT_ROWS, num_slots), np.int64),
@@ -135,7 +137,7 @@ def reset_engine(state: S.State, engine: int, first_session: int, trace: Trace) 
     n[: S.FIRST_SESSION] = 0
     f[: S.ITERATION_S] = 0
     n[S.FIRST_SESSION], n[S.NUM_SESSIONS] = first_session, trace.num_sessions
-    n[S.NUM_CONCURRENT] = min(trace.num_concurrent, trace.num_sessions)
+    n[S.NUM_CONCURRENT] = _num_concurrent(trace)
     n[S.NUM_FREE_SLOTS] = num_slots
     n[S.FREE], n[S.HOST_FREE] = n[S.NUM_DEVICE], n[S.NUM_HOST]
     n[[S.IN_IDLE, S.OUT_IDLE, S.ITERATION]] = 1
@@ -161,6 +163,10 @@ def grow_slots(state: S.State) -> S.State:
 def copy_state(state: S.State) -> S.State:
     """An independent copy; what no engine ever writes (traces, tables) is shared."""
     return S.map_fields(state, lambda name, array: array if name in S.SHARED else array.copy())
+
+
+def _num_concurrent(trace: Trace) -> int:
+    return min(trace.num_concurrent, trace.num_sessions)
 
 
 def _bank(traces: Sequence[Trace], tools: tuple[str, ...]) -> dict[str, NDArray[Any]]:

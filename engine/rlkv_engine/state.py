@@ -7,6 +7,10 @@ function is passed every array it might need: with sixty of them compiling took 
 
 While it is stored a state is a stack of engines: every array but the trace's has the engine as its
 leading dimension. ``engine_view(state, e)`` is engine ``e`` alone; compiled functions work on it.
+
+Beside the trace, only ``outcome`` grows with it, and only where somebody asks for it: of a session
+that is not in a slot nothing is known but its number. Its arrival is in the trace or, in a closed
+loop, in a ring of as many times as there are sessions at once.
 """
 
 from __future__ import annotations
@@ -90,8 +94,11 @@ SLOT_ROWS = FIFO_LINKS + 2 * NUM_QUEUES
     LEASE_END,
     WEIGHT,  # 1 / output tokens of the session
     PAUSED_S,  # tool time so far, finished pauses only
+    ARRIVED_AT,
+    # Not of the slot: in a closed loop when session ``sid`` was let in, at sid % NUM_CONCURRENT.
+    LET_IN_AT,
     REAL_ROWS,  # from here on, with a predictor: chances of the classes of the pause
-) = range(8)
+) = range(10)
 
 # Columns of State.sessions, State.turns and State.outcome are sessions or turns; their rows:
 ARRIVAL, SESSION_WEIGHT = 0, 1
@@ -219,7 +226,7 @@ class State(NamedTuple):
     real: F8  # [REAL_ROWS + NUM_PAUSE_CLASSES, num_slots]
     n: I8  # [NUM_COUNTERS]
     f: F8  # [NUM_FLOATS]
-    outcome: F8  # [2, num_sessions]: ARRIVED_S, FINISH_S; all else is as large for any trace
+    outcome: F8  # [2, num_sessions]: ARRIVED_S, FINISH_S of those that ended; or [2, 0]
     latency: F8  # [NUM_LATENCIES, histogram.ROW], see latency.py, or [0, histogram.ROW]
     log: F8  # [num_rows, 5]
     # Shared by all engines of a stack, never written: a bank of traces, and tables.
