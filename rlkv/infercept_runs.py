@@ -64,7 +64,8 @@ class Server:
             ask_call=False,
         )
         rule = make_rule(self.rule).params(table)
-        return Engine(replace(profile, **changes), trace, rule, table=table, config=config)  # type: ignore[arg-type]
+        machine = replace(profile, **changes)  # type: ignore[arg-type]
+        return Engine(machine, trace, rule, table=table, config=config, keep_outcome=True)
 
 
 VLLM = Server("vLLM discard", "discard", to_tail=True)

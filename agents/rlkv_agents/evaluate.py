@@ -38,7 +38,7 @@ def run_policy(
         lease_s=policy.rule.leases(scenario.profile, table),
     )
     engine.run(policy.compiled())
-    return measure(engine.state, trace)
+    return measure(engine.state)
 
 
 def evaluate(

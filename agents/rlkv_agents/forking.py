@@ -28,7 +28,6 @@ from rlkv_engine.state import (
     COST,
     DECISION_POINT,
     GROW,
-    NEXT_ARRIVAL,
     NOW,
     ONE,
     SPARE,
@@ -71,9 +70,6 @@ def _copy_engine(stack: State, source: int, target: int) -> None:
         stack.n[target, i] = stack.n[source, i]
     for i in range(stack.f.shape[1]):
         stack.f[target, i] = stack.f[source, i]
-    for row in range(stack.outcome.shape[1]):
-        for sid in range(stack.n[source, NEXT_ARRIVAL]):
-            stack.outcome[target, row, sid] = stack.outcome[source, row, sid]
 
 
 @jit

@@ -6,9 +6,8 @@ from rlkv_engine.decoding import catch_up, set_due
 from rlkv_engine.jit import jit_inline
 from rlkv_engine.memory import allocate
 from rlkv_engine.offers import ASKING, BLOCKED, READY, obtain
-from rlkv_engine.sessions import admit_new, admit_queued, blocks_for, preempt
+from rlkv_engine.sessions import admit_new, admit_queued, arrival_s, blocks_for, preempt
 from rlkv_engine.state import (
-    ARRIVED_S,
     DECODE,
     DEV,
     DUE,
@@ -109,7 +108,7 @@ def admit(st: State) -> int:
         queued_first = has_queued
         if has_queued and has_new:
             s = st.slot[QUEUE, 0]
-            arrived = st.outcome[ARRIVED_S, st.n[NEXT_NEW]]
+            arrived = arrival_s(st, st.n[NEXT_NEW])
             queued_first = st.real[KEY, s] < arrived or (
                 st.real[KEY, s] == arrived and st.slot[SID, s] < st.n[NEXT_NEW]
             )

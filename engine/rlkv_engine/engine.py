@@ -77,6 +77,7 @@ class Engine:
         config: switches of the scheduler.
         lease_s: leases by row of ``table`` for rules that set them, seconds.
         log_rows: rows of plan log to keep, 0 for none.
+        keep_outcome: whether ``state.outcome`` is kept, 16 bytes a session.
 
     Raises:
         InputError: a session is larger than the device pool.
@@ -92,6 +93,7 @@ class Engine:
         config: EngineConfig | None = None,
         lease_s: NDArray[np.float64] | None = None,
         log_rows: int = 0,
+        keep_outcome: bool = False,
     ) -> None:
         self.profile = profile
         self.trace = trace
@@ -105,6 +107,7 @@ class Engine:
             num_slots=64,
             lease_s=lease_s,
             log_rows=log_rows,
+            keep_outcome=keep_outcome,
         )
 
     @property

@@ -41,28 +41,11 @@ def add_duration(row: NDArray[np.float64], duration_s: float) -> None:
     row[1 + k] += 1.0
 
 
-@jit
-def _add_durations(row: NDArray[np.float64], durations_s: NDArray[np.float64]) -> None:
-    for i in range(durations_s.shape[0]):
-        add_duration(row, durations_s[i])
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Histogram:
     """Durations in seconds, or in seconds per token: how many lie where, and their sum."""
 
     row: NDArray[np.float64]  # [ROW]
-
-    @classmethod
-    def empty(cls) -> Histogram:
-        """Of nothing."""
-        return cls(np.zeros(ROW))
-
-    def add(self, durations_s: NDArray[np.float64]) -> None:
-        """Count durations of shape ``[n]``, 0 or more; their sum is taken as NumPy takes it."""
-        total = self.row[0] + durations_s.sum()
-        _add_durations(self.row, np.ascontiguousarray(durations_s, np.float64))
-        self.row[0] = total
 
     def __add__(self, other: Histogram) -> Histogram:
         return Histogram(self.row + other.row)

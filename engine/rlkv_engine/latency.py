@@ -1,13 +1,15 @@
-"""How long turns wait for their first token: noted as it comes, in histograms."""
+"""How long turns and sessions take: noted as they happen, in histograms."""
 
 from __future__ import annotations
 
 from rlkv_engine.histogram import Histogram, add_duration
 from rlkv_engine.jit import jit
 from rlkv_engine.state import (
+    ARRIVED_AT,
     FIRST_SESSION,
     LOG_FIRST_TOKEN,
     NOW,
+    OUTPUT_TOKENS,
     REQUESTED_AT,
     SID,
     TURN,
@@ -19,8 +21,8 @@ from rlkv_engine.state import (
 GAP_BUCKETS_S = (0.1, 1.0, 10.0, 60.0)
 GAP_NAMES = ("< 0.1 s", "0.1-1 s", "1-10 s", "10-60 s", "> 60 s")
 
-# Rows of State.latency: first turns of sessions, then later ones by gap bucket.
-FIRST_TURNS, FIRST_GAP = 0, 1
+# Rows of State.latency: sessions, then their first turns, then later ones by gap bucket.
+SESSIONS, FIRST_TURNS, FIRST_GAP = 0, 1, 2
 NUM_LATENCIES = FIRST_GAP + len(GAP_NAMES)
 
 
@@ -39,6 +41,27 @@ def note_first_token(st: State, s: int) -> None:
             if st.pause_s[turn - 1] >= end_s:
                 row += 1
     add_duration(st.latency[row], latency_s)
+
+
+@jit
+def note_end(st: State, s: int) -> None:
+    """A slot's session ends now: its time without pauses, a generated token, is its latency."""
+    if st.latency.shape[0] == 0:
+        return
+    session = st.n[FIRST_SESSION] + st.slot[SID, s]
+    last = st.first_turn[session + 1] - 1
+    tokens = st.turns[OUTPUT_TOKENS, last]
+    pause_s = 0.0
+    for turn in range(st.first_turn[session], last):
+        tokens += st.turns[OUTPUT_TOKENS, turn]
+        pause_s += st.pause_s[turn]
+    active_s = st.f[NOW] - st.real[ARRIVED_AT, s] - pause_s
+    add_duration(st.latency[SESSIONS], active_s / tokens)
+
+
+def normalized_latency_s(st: State) -> Histogram:
+    """(End - arrival - pauses) / generated tokens, by session that ended, of one engine."""
+    return Histogram(st.latency[SESSIONS].copy())
 
 
 def first_token_s(st: State) -> Histogram:

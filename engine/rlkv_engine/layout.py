@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
-from rlkv_engine.estimates import PauseTable
+from rlkv_engine.estimates import BY_PREDICTOR, BY_TOOL, PauseTable
 from rlkv_engine.histogram import ROW
 from rlkv_engine.latency import NUM_LATENCIES
+from rlkv_engine.pause_predictor import NODE_COLUMNS
 from rlkv_engine.profile import Profile
-from rlkv_engine.rule import RULE_SIZE, SLACK_RATIO
+from rlkv_engine.rule import ESTIMATE, RULE_SIZE, SLACK_RATIO
 from rlkv_engine.trace import Trace
 
 
@@ -68,10 +69,12 @@ def build_state(
     lease_s: NDArray[np.float64] | None = None,
     log_rows: int = 0,
     keep_latencies: bool = True,
+    keep_outcome: bool = False,
 ) -> S.State:
     """A stack of engines over a bank of traces, each at time 0 on the first trace of the bank.
 
     ``rule`` is a vector of ``rule.RULE_SIZE`` numbers; ``lease_s`` the leases by row of ``table``.
+    Where the table carries a predictor, rules that go by tool go by its prediction instead.
     """
     for trace in traces:
         check_fits(profile, trace)
@@ -84,7 +87,9 @@ def build_state(
         )
     if rule.shape != (RULE_SIZE,):
         raise ValueError(f"a rule has {RULE_SIZE} numbers, got shape {rule.shape}")
-    num_sessions = max(trace.num_sessions for trace in traces)
+    num_sessions = max(trace.num_sessions for trace in traces) if keep_outcome else 0
+    # In a closed loop no more are ever there; its ring of times needs the room.
+    num_slots = max(num_slots, profile.block_size, *map(_num_concurrent, traces))
     leases = np.full(len(table.mean_s), math.inf) if lease_s is None else lease_s
     tools = tuple(dict.fromkeys(tool for trace in traces for tool in trace.tools))
     rows = table.rows_for(tools)
@@ -95,9 +100,17 @@ def build_state(
     _set_config(counters, profile, config)
     slack_ratio = rule[SLACK_RATIO] if config.slack_ratio is None else config.slack_ratio
     counters[S.SLACK] = math.ceil(slack_ratio * profile.num_device_blocks)
+    trees, forecast = np.zeros((0, NODE_COLUMNS)), np.zeros((0, table.residual_s.shape[1]))
+    if table.predictor is not None:
+        counters[S.NUM_PAUSE_CLASSES] = table.predictor.num_classes
+        floats[S.PAUSE_FLOOR_S] = table.predictor.floor_s
+        if rule[ESTIMATE] == BY_TOOL:
+            floats[S.RULE + ESTIMATE] = BY_PREDICTOR
+        trees, forecast = table.predictor.trees, table.predictor.forecast(tools)
+    real_rows = S.REAL_ROWS + int(counters[S.NUM_PAUSE_CLASSES])
     state = S.State(
-        slot=np.zeros((num_engines, S.SLOT_ROWS, max(num_slots, profile.block_size)), np.int64),
-        real=np.zeros((num_engines, S.REAL_ROWS, max(num_slots, profile.block_size))),
+        slot=np.zeros((num_engines, S.SLOT_ROWS, num_slots), np.int64),
+        real=np.zeros((num_engines, real_rows, num_slots)),
         n=np.tile(counters, (num_engines, 1)),
         f=np.tile(floats, (num_engines, 1)),
         outcome=np.zeros((num_engines, 2, num_sessions)),
@@ -105,6 +118,8 @@ def build_state(
         log=np.zeros((num_engines, log_rows, 5)),
         residual_s=np.ascontiguousarray(table.residual_s[rows]),
         lease_s=np.ascontiguousarray(leases[rows], np.float64),
+        trees=np.ascontiguousarray(trees),
+        forecast=np.ascontiguousarray(forecast),
         **_bank(traces, tools),
     )
     for engine in range(num_engines):
@@ -122,7 +137,7 @@ def reset_engine(state: S.State, engine: int, first_session: int, trace: Trace) 
     n[: S.FIRST_SESSION] = 0
     f[: S.ITERATION_S] = 0
     n[S.FIRST_SESSION], n[S.NUM_SESSIONS] = first_session, trace.num_sessions
-    n[S.NUM_CONCURRENT] = min(trace.num_concurrent, trace.num_sessions)
+    n[S.NUM_CONCURRENT] = _num_concurrent(trace)
     n[S.NUM_FREE_SLOTS] = num_slots
     n[S.FREE], n[S.HOST_FREE] = n[S.NUM_DEVICE], n[S.NUM_HOST]
     n[[S.IN_IDLE, S.OUT_IDLE, S.ITERATION]] = 1
@@ -148,6 +163,10 @@ def grow_slots(state: S.State) -> S.State:
 def copy_state(state: S.State) -> S.State:
     """An independent copy; what no engine ever writes (traces, tables) is shared."""
     return S.map_fields(state, lambda name, array: array if name in S.SHARED else array.copy())
+
+
+def _num_concurrent(trace: Trace) -> int:
+    return min(trace.num_concurrent, trace.num_sessions)
 
 
 def _bank(traces: Sequence[Trace], tools: tuple[str, ...]) -> dict[str, NDArray[Any]]:

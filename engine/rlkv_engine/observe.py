@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkv_engine.estimates import BY_TOOL, remaining_s
+from rlkv_engine.estimates import expected_remaining_s
 from rlkv_engine.jit import jit
 from rlkv_engine.memory import swap_is_legal
 from rlkv_engine.rule import link_s, recompute_s, rule_verb
+from rlkv_engine.sessions import arrival_s
 from rlkv_engine.state import (
-    ARRIVED_S,
+    ARRIVED_AT,
     BLOCK_SIZE,
     CALL,
     DECISION_POINT,
@@ -177,7 +178,7 @@ def take_snapshot(st: State) -> None:
     if kind != CALL:
         need = st.n[OFFER_NEED]
         if kind == NEW:
-            wait = st.f[NOW] - st.outcome[ARRIVED_S, st.n[NEXT_NEW]]
+            wait = st.f[NOW] - arrival_s(st, st.n[NEXT_NEW])
         elif kind == RESUME:
             wait = st.f[NOW] - st.real[REQUESTED_AT, st.n[OFFER_SLOT]]
     compute_s = need * block_size * st.f[PREFILL_TOKEN_S]
@@ -213,7 +214,7 @@ def observe(st: State, out: NDArray[np.float32]) -> None:
         else 0
     )
     elapsed = st.f[NOW] - st.real[PAUSE_START, s]
-    remaining = remaining_s(st, s, BY_TOOL)
+    remaining = expected_remaining_s(st, s)
     again_s = recompute_s(st, s)
     i = NUM_OFFER_FEATURES
     out[i] = blocks / pool
@@ -233,7 +234,7 @@ def observe(st: State, out: NDArray[np.float32]) -> None:
     out[i] = _log_ratio(link_s(st, s), again_s)
     out[i + 1] = _share(again_s, mean_s)
     out[i + 2] = _share(remaining, 10.0 * again_s + 1e-9)
-    life = st.f[NOW] - st.outcome[ARRIVED_S, st.slot[SID, s]]
+    life = st.f[NOW] - st.real[ARRIVED_AT, s]
     out[i + 3] = min(1.0, (st.real[PAUSED_S, s] + elapsed) / (life + 1e-9))
     rank = st.n[OFFER_RANK] if point != CALL else 0
     out[i + 4] = _share(float(rank), 4.0)

@@ -9,9 +9,8 @@ from rlkv_engine.jit import jit, jit_inline
 from rlkv_engine.memory import end_job, has_host_room, soften, swap_out, write_through
 from rlkv_engine.observe import take_snapshot
 from rlkv_engine.rule import CALL_LEASE, CALL_VERB, ESTIMATE, forced_verb, victim_score
-from rlkv_engine.sessions import longest_remaining_s, preempt
+from rlkv_engine.sessions import arrival_s, longest_remaining_s, preempt
 from rlkv_engine.state import (
-    ARRIVED_S,
     ASKED,
     BLOCKED_GROW,
     BLOCKED_NEW,
@@ -133,7 +132,7 @@ def take_blocks(st: State, s: int, verb: int, take: int) -> None:
 @jit
 def _youngest_holder(st: State, requester: int) -> int:
     if requester < 0:
-        key, sid = st.outcome[ARRIVED_S, st.n[NEXT_NEW]], st.n[NEXT_NEW]
+        key, sid = arrival_s(st, st.n[NEXT_NEW]), st.n[NEXT_NEW]
     else:
         key, sid = st.real[KEY, requester], st.slot[SID, requester]
     youngest = NOBODY

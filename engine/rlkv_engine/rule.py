@@ -8,7 +8,7 @@ from __future__ import annotations
 from rlkv_engine.estimates import remaining_s
 from rlkv_engine.jit import jit
 from rlkv_engine.state import (
-    ARRIVED_S,
+    ARRIVED_AT,
     BLOCK_SIZE,
     CALL,
     DISCARD,
@@ -23,7 +23,6 @@ from rlkv_engine.state import (
     PRESERVE,
     RESUME,
     RULE,
-    SID,
     SWAP,
     VALID,
     State,
@@ -60,7 +59,7 @@ def victim_score(st: State, s: int) -> float:
     if order == ORDER_IDLENESS:
         # Share of its life so far that the session has spent waiting for tools.
         elapsed = st.f[NOW] - st.real[PAUSE_START, s]
-        life = st.f[NOW] - st.outcome[ARRIVED_S, st.slot[SID, s]]
+        life = st.f[NOW] - st.real[ARRIVED_AT, s]
         return (st.real[PAUSED_S, s] + elapsed) / (life + 1e-9)
     return remaining_s(st, s, int(st.f[RULE + ESTIMATE]))
 

@@ -7,6 +7,7 @@ import math
 from rlkv_engine.decoding import catch_up
 from rlkv_engine.estimates import remaining_s
 from rlkv_engine.jit import jit
+from rlkv_engine.latency import note_end
 from rlkv_engine.memory import (
     allocate,
     drop_host,
@@ -15,11 +16,13 @@ from rlkv_engine.memory import (
     harden,
     soften,
 )
+from rlkv_engine.pause_predictor import predict_pause
 from rlkv_engine.rule import ESTIMATE
 from rlkv_engine.slot_lists import insert_sorted, pop_return, push_return, remove_sorted
 from rlkv_engine.state import (
     ACTIVE_WEIGHT,
     ARRIVAL,
+    ARRIVED_AT,
     ARRIVED_S,
     ASKED,
     BLOCK_SIZE,
@@ -47,6 +50,7 @@ from rlkv_engine.state import (
     KEY,
     KV_DECODING,
     LEASE_END,
+    LET_IN_AT,
     LOG_ADMIT,
     LOG_FINISH,
     LOG_PAUSE,
@@ -64,11 +68,11 @@ from rlkv_engine.state import (
     NUM_DECODING,
     NUM_FINISHED,
     NUM_FREE_SLOTS,
+    NUM_PAUSE_CLASSES,
     NUM_PAUSED,
     NUM_PREEMPTIONS,
     NUM_QUEUE,
     NUM_RUN,
-    NUM_SESSIONS,
     PAUSE_START,
     PAUSED,
     PAUSED_FIRM,
@@ -102,11 +106,15 @@ from rlkv_engine.state import (
 
 @jit
 def arrival_s(st: State, sid: int) -> float:
-    """When a session arrives; infinite where a closed loop has not let it in yet."""
+    """When a session that is not admitted yet arrives; infinite: a closed loop has to let it in.
+
+    By the end that lets in session ``sid + N`` of a loop of N, which takes the place of ``sid`` in
+    the ring, ``sid + 1`` sessions have ended: ``sid`` was admitted before.
+    """
     if st.n[NUM_CONCURRENT] == 0 or sid < st.n[NUM_CONCURRENT]:
         return st.sessions[ARRIVAL, st.n[FIRST_SESSION] + sid]
     if sid < st.n[NUM_CONCURRENT] + st.n[NUM_FINISHED]:
-        return st.outcome[ARRIVED_S, sid]
+        return st.real[LET_IN_AT, sid % st.n[NUM_CONCURRENT]]
     return math.inf
 
 
@@ -120,10 +128,9 @@ def blocks_for(st: State, tokens: int) -> int:
 def arrive(st: State) -> None:
     """The next session joins the queue of new ones; its waiting counts from its stamp on."""
     sid = st.n[NEXT_ARRIVAL]
-    st.outcome[ARRIVED_S, sid] = arrival_s(st, sid)
     st.n[NEXT_ARRIVAL] += 1
     weight = st.sessions[SESSION_WEIGHT, st.n[FIRST_SESSION] + sid]
-    late = st.f[NOW] - st.outcome[ARRIVED_S, sid]
+    late = st.f[NOW] - arrival_s(st, sid)
     st.f[ACTIVE_WEIGHT] += weight
     st.f[QUEUED_WEIGHT] += weight
     st.f[COST] += weight * late
@@ -154,8 +161,9 @@ def admit_new(st: State, need: int) -> None:
     st.slot[ASKED, s] = 0
     st.slot[STALLED, s] = 0
     st.slot[CALLED, s] = 0
-    st.real[KEY, s] = st.outcome[ARRIVED_S, sid]
-    st.real[REQUESTED_AT, s] = st.outcome[ARRIVED_S, sid]
+    st.real[ARRIVED_AT, s] = arrival_s(st, sid)
+    st.real[KEY, s] = st.real[ARRIVED_AT, s]
+    st.real[REQUESTED_AT, s] = st.real[ARRIVED_AT, s]
     st.real[LEASE_END, s] = math.inf
     st.real[WEIGHT, s] = st.sessions[SESSION_WEIGHT, session]
     st.real[PAUSED_S, s] = 0.0
@@ -226,6 +234,8 @@ def end_turn(st: State, s: int) -> None:
     st.slot[PAUSED_LIST, st.n[NUM_PAUSED]] = s
     push_return(st, s)
     st.n[NUM_PAUSED] += 1
+    if st.n[NUM_PAUSE_CLASSES] > 0:
+        predict_pause(st, s)
     log_row(st, LOG_PAUSE, st.slot[SID, s], st.slot[COMPUTED, s])
 
 
@@ -233,11 +243,13 @@ def end_turn(st: State, s: int) -> None:
 def _finish(st: State, s: int) -> None:
     drop_tail(st, s, ZERO)
     drop_host(st, s)
-    st.outcome[FINISH_S, st.slot[SID, s]] = st.f[NOW]
+    note_end(st, s)
+    if st.outcome.shape[1] > 0:
+        st.outcome[ARRIVED_S, st.slot[SID, s]] = st.real[ARRIVED_AT, s]
+        st.outcome[FINISH_S, st.slot[SID, s]] = st.f[NOW]
     if st.n[NUM_CONCURRENT] > 0:
-        released = st.n[NUM_CONCURRENT] + st.n[NUM_FINISHED]
-        if released < st.n[NUM_SESSIONS]:
-            st.outcome[ARRIVED_S, released] = st.f[NOW]
+        # Session N + NUM_FINISHED of a loop of N is let in.
+        st.real[LET_IN_AT, st.n[NUM_FINISHED] % st.n[NUM_CONCURRENT]] = st.f[NOW]
     st.n[NUM_FINISHED] += 1
     st.n[CHANGES] += 1
     st.n[NEW_REFUSED] = 0

@@ -226,7 +226,7 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
         terminated, truncated = bool(steps.terminated[0]), bool(steps.truncated[0])
         info = self._info()
         if terminated or truncated:
-            info |= measure(S.one_engine(stack.state, 0), stack.traces[0]).as_info()
+            info |= measure(S.one_engine(stack.state, 0)).as_info()
         observation = steps.observation[0].copy()
         return observation, float(steps.reward[0]), terminated, truncated, info
 

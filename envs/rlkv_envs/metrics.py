@@ -6,17 +6,12 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
-import numpy as np
-
 from rlkv_engine import state as S
 from rlkv_engine.histogram import Histogram
-from rlkv_engine.latency import first_token_s, resume_latency_s
-from rlkv_engine.trace import Trace
+from rlkv_engine.latency import first_token_s, normalized_latency_s, resume_latency_s
 
 #: Quantiles that are reported.
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-#: Sessions looked at together: what is measured of a trace does not grow with it.
-_PART = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +66,12 @@ def distribution(histogram: Histogram) -> dict[str, float]:
     return {"mean": histogram.mean_s} | dict(zip(QUANTILES, quantiles_s, strict=True))
 
 
-def measure(st: S.State, trace: Trace) -> RunResult:
-    """The metrics of one engine (not of a stack) on a trace."""
+def measure(st: S.State) -> RunResult:
+    """The metrics of one engine (not of a stack) so far."""
     n, f = st.n, st.f
     pool_s = n[S.NUM_DEVICE] * f[S.NOW]
     return RunResult(
-        normalized_latency_s=_normalized_latency_s(st, trace),
+        normalized_latency_s=normalized_latency_s(st),
         first_token_s=first_token_s(st),
         resume_latency_by_gap_s=resume_latency_s(st),
         recompute_ratio=float(n[S.RECOMPUTED_TOKENS] / max(n[S.COMPUTED_TOKENS], 1)),
@@ -88,16 +83,3 @@ def measure(st: S.State, trace: Trace) -> RunResult:
         num_preemptions=int(n[S.NUM_PREEMPTIONS]),
         num_iterations=int(n[S.ITERATION] - 1),
     )
-
-
-def _normalized_latency_s(st: S.State, trace: Trace) -> Histogram:
-    histogram = Histogram.empty()
-    for first in range(0, trace.num_sessions, _PART):
-        first_turn = trace.first_turn[first : first + _PART + 1]
-        turns, starts = slice(first_turn[0], first_turn[-1]), first_turn[:-1] - first_turn[0]
-        pause_s = np.add.reduceat(np.nan_to_num(trace.pause_s[turns]), starts)
-        tokens = np.add.reduceat(trace.output_tokens[turns], starts)
-        outcome = st.outcome[:, first : first + len(starts)]
-        latency_s = (outcome[S.FINISH_S] - outcome[S.ARRIVED_S] - pause_s) / tokens
-        histogram.add(latency_s[np.isfinite(latency_s)])
-    return histogram

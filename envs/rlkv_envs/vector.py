@@ -136,9 +136,7 @@ class KVMemoryVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             infos = self._infos(self._delta)
             for i in ended.tolist():
                 info = {key: value[i] for key, value in infos.items() if key[0] != "_"}
-                info |= measure(
-                    S.one_engine(stack.state, i), stack.traces[steps.trace[i]]
-                ).as_info()
+                info |= measure(S.one_engine(stack.state, i)).as_info()
                 last = {"final_obs": steps.observation[i].copy(), "final_info": info}
                 final = self._add_info(final, last, i)
             self._start(ended.tolist())

@@ -18,6 +18,7 @@ from rlkv_engine.errors import RlkvError
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_PR_SET_THP_DISABLE = 41  # linux/prctl.h
 
 
 def training_peak_rss_bytes(scenario: str, num_sessions: int, num_rounds: int) -> float:
@@ -61,12 +62,14 @@ def evaluation_growth_bytes(num_sessions: int) -> dict[str, float]:
 
 
 def _weigh(num_sessions: int) -> dict[str, float]:
+    _avoid_huge_pages()
     from rlkv_agents.evaluate import run_policy
     from rlkv_agents.policy import AgentPolicy
     from rlkv_agents.rules import House
     from rlkv_envs.scenario import load_scenario
 
-    # A load under which the queue does not grow with the length of the trace.
+    # A load under which the queue does not grow with the length of the trace: nothing else does,
+    # but a queue of returned sessions needs slots.
     scenario = load_scenario("crossover").at_rate(2.0).with_sessions(100)
     policy = AgentPolicy("house", House())
     # What is loaded and compiled once is not the trace's.
@@ -77,6 +80,13 @@ def _weigh(num_sessions: int) -> dict[str, float]:
     _forget_peak()
     run_policy(scenario, policy, trace)
     return {"growth_bytes": float(_peak_rss() - before), "trace_bytes": float(trace.num_bytes)}
+
+
+def _avoid_huge_pages() -> None:
+    # The kernel would fill the large arrays of a long trace up to whole pages of 2 MB, at any time.
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # not glibc
+            ctypes.CDLL("libc.so.6").prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
 def _return_freed_memory() -> None:

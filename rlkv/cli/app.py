@@ -5,13 +5,26 @@ from typing import Annotated, Any
 import typer
 
 from rlkv import __version__
-from rlkv.cli import bench, profiles, report, suite, trace, train, validate, workloads
+from rlkv.cli import (
+    bench,
+    bundle,
+    pauses,
+    profiles,
+    report,
+    suite,
+    trace,
+    train,
+    validate,
+    workloads,
+)
 from rlkv.cli import eval as eval_cli
 from rlkv_engine.errors import InputError
 
 #: One module per command, in the order of ``rlkv --help``. Each has ``register(app)``, and imports
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
-COMMANDS = (train, eval_cli, suite, profiles, workloads, trace, report, validate, bench)
+COMMANDS = (
+    train, eval_cli, suite, bundle, profiles, workloads, trace, pauses, report, validate, bench,
+)  # fmt: skip
 
 
 #: What typer raises where the words of a command line do not make sense.

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 _TITLES = {
     "tune": "tuning the rules",
     "train": "learning",
+    "specialists": "specialists",
+    "distil": "distilling",
     "eval": "held-out traces",
     "sweep": "load sweep",
     "knees": "knees",

@@ -64,14 +64,14 @@ def test_greedy_verbs_are_those_of_the_compiled_loop(scenario: Scenario) -> None
     learned = network(prior=1.0, scale=0.5)
     trace = scenario.trace(0, "validation")
     params = learned.rule.params(scenario.table)
-    engine = Engine(scenario.profile, trace, params, table=scenario.table)
+    engine = Engine(scenario.profile, trace, params, table=scenario.table, keep_outcome=True)
     asked = 0
     while (decision := engine.next_decision()) is not None:
         legal = np.array([decision.swap_legal])
         engine.answer(int(greedy_verbs(learned, engine.observe()[None], legal)[0]))
         asked += 1
     assert asked > 100
-    compiled = Engine(scenario.profile, trace, params, table=scenario.table)
+    compiled = Engine(scenario.profile, trace, params, table=scenario.table, keep_outcome=True)
     compiled.run(learned.compiled())
     np.testing.assert_array_equal(
         engine.state.outcome[S.FINISH_S], compiled.state.outcome[S.FINISH_S]

@@ -102,7 +102,7 @@ def test_metrics_by_hand() -> None:
     sessions = [[Turn(8, 0, 2, 5.0), Turn(12, 9, 1, math.nan)]]
     engine = Engine(MACHINE, make_trace(sessions, [3.0]), make_rule("preserve").params(TABLE))
     engine.run(RULE_POLICY)
-    result = measure(engine.state, engine.trace)
+    result = measure(engine.state)
     first_s, decode, second_s = prefill_s(8), decode_s(8), prefill_s(3, 9)
     assert result.mean_latency_s == pytest.approx((first_s + decode + second_s) / 3)
     assert result.first_token_s.mean_s == pytest.approx(first_s)
@@ -167,7 +167,7 @@ def test_sessions_that_never_pause_can_be_summarized() -> None:
     trace = make_trace([[Turn(8, 0, 2, math.nan)]] * 3, [0.0] * 3)
     engine = Engine(MACHINE, trace, make_rule("lru").params(TABLE))
     engine.run(RULE_POLICY)
-    figures = summarize([measure(engine.state, trace)])
+    figures = summarize([measure(engine.state)])
     assert figures["resume_latency_by_gap_s"] == {}
     json.dumps(figures, allow_nan=False)
 

@@ -42,6 +42,7 @@ def follow_all(
     stack = build_state(
         scenario.profile, [trace], table, POLICY.rule.params(table),
         EngineConfig(ask_call=ask_call), num_engines=2, num_slots=num_slots, keep_latencies=False,
+        keep_outcome=True,
     )  # fmt: skip
     forks, done = empty_forks(5000), np.zeros(2, np.int64)
     if uniforms is None:
@@ -88,7 +89,7 @@ def test_every_branch_costs_what_a_fork_by_hand_costs(ask_call: bool, horizon_s:
     table = SCENARIO.table
     engine = Engine(
         SCENARIO.profile, trace, POLICY.rule.params(table), table=table,
-        config=EngineConfig(ask_call=ask_call),
+        config=EngineConfig(ask_call=ask_call), keep_outcome=True,
     )  # fmt: skip
     number = k = 0
     while (decision := engine.next_decision()) is not None:
@@ -178,7 +179,7 @@ def test_choices_follow_the_probabilities() -> None:
         table = SCENARIO.table
         engine = Engine(
             SCENARIO.profile, trace, POLICY.rule.params(table), table=table,
-            config=EngineConfig(ask_call=False),
+            config=EngineConfig(ask_call=False), keep_outcome=True,
         )  # fmt: skip
         while engine.next_decision() is not None:
             engine.answer(verb)

@@ -92,7 +92,7 @@ def test_the_compiled_network_decides_as_the_rule_at_every_decision(name: str, r
     # And inside the engine's own loop, to the last bit of the outcome.
     trace = scenario.trace(0, "test")
     ours, theirs = (run_policy(scenario, p, trace) for p in (policy, AgentPolicy(rule.name, rule)))
-    assert ours == theirs == measure(engine.state, trace)
+    assert ours == theirs == measure(engine.state)
 
 
 def decisions_of(scenario: Scenario, rule: Rule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -56,7 +56,7 @@ def engine_of(
     rule[R.RESUME_VERB] = rule[R.GROW_VERB] = S.DISCARD
     trace = make_trace(sessions, arrival_s or [0.0] * len(sessions), num_concurrent)
     config = EngineConfig(**({"slack_ratio": 0.0} | (switches or {})))
-    return Engine(replace(MACHINE, **machine), trace, rule, config=config)
+    return Engine(replace(MACHINE, **machine), trace, rule, config=config, keep_outcome=True)
 
 
 def prefill_s(tokens: int, computed: int = 0) -> float:

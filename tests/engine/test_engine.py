@@ -198,7 +198,7 @@ def test_a_closed_loop_begins_with_all_of_its_first(
         everybody = trace.with_arrivals(trace.arrival_s, num_concurrent=4)
         assert Engine(MACHINE, everybody, np.zeros(R.RULE_SIZE)).run(RULE_POLICY)
         return
-    engine = Engine(MACHINE, trace, np.zeros(R.RULE_SIZE))
+    engine = Engine(MACHINE, trace, np.zeros(R.RULE_SIZE), keep_outcome=True)
     assert engine.run(RULE_POLICY)
     arrived_s, ended_s = engine.state.outcome
     np.testing.assert_array_equal(arrived_s[:2], stamps_s[:2])
@@ -229,7 +229,8 @@ def test_slots_grow_with_the_sessions(num_sessions: int) -> None:
         profile = replace(
             MACHINE, num_device_blocks=4096, max_num_seqs=1000, max_num_batched_tokens=4096
         )
-        return Engine(profile, many_sessions(num_sessions), np.zeros(R.RULE_SIZE))
+        rule = np.zeros(R.RULE_SIZE)
+        return Engine(profile, many_sessions(num_sessions), rule, keep_outcome=True)
 
     engine = build()
     assert engine.run(RULE_POLICY)

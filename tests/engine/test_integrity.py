@@ -14,7 +14,7 @@ from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.engine import Engine
 from rlkv_engine.errors import IntegrityError
-from rlkv_engine.latency import FIRST_TURNS
+from rlkv_engine.latency import FIRST_TURNS, SESSIONS
 from rlkv_engine.loop import RULE_POLICY
 from rlkv_engine.profile import Profile
 from rlkv_engine.trace import Trace
@@ -98,7 +98,9 @@ def random_engine(random: Random) -> Engine:
     lease_s = np.array([random.choice([0.0, 0.1, 2.0, inf])] * 2)
     # A log keeps the engine from taking pure decode iterations in one go.
     log_rows = 1 if random.random() < 0.3 else 0
-    return Engine(profile, trace, rule, config=config, lease_s=lease_s, log_rows=log_rows)
+    return Engine(
+        profile, trace, rule, config=config, lease_s=lease_s, log_rows=log_rows, keep_outcome=True
+    )
 
 
 def play(engine: Engine, random: Random) -> Iterator[None]:
@@ -147,13 +149,17 @@ def assert_ended_well(engine: Engine) -> None:
     assert st.n[S.FREE] == st.n[S.NUM_DEVICE] and st.n[S.HOST_FREE] == st.n[S.NUM_HOST]
     assert st.n[S.NUM_GENERATED] == trace.output_tokens.sum()
     total_s, counts = st.latency[:, 0], st.latency[:, 1:]
-    assert counts[FIRST_TURNS].sum() == trace.num_sessions and counts.sum() == trace.num_turns
+    assert counts[SESSIONS].sum() == counts[FIRST_TURNS].sum() == trace.num_sessions
+    assert counts[FIRST_TURNS:].sum() == trace.num_turns
     assert np.isfinite(total_s).all() and ((total_s > 0) == counts.any(axis=1)).all()
-    if trace.num_concurrent == 0:
-        np.testing.assert_array_equal(arrived_s, trace.arrival_s)
+    num_first = trace.num_concurrent or trace.num_sessions
+    np.testing.assert_array_equal(arrived_s[:num_first], trace.arrival_s[:num_first])
+    num_let_in = len(arrived_s[num_first:])
+    np.testing.assert_array_equal(arrived_s[num_first:], np.sort(finish_s)[:num_let_in])
     active_s = finish_s - arrived_s - trace.total_pause_s
-    cost = (active_s / trace.output_tokens_per_session).sum()
-    assert st.f[S.COST] == pytest.approx(cost, rel=1e-6)
+    latency_s = active_s / trace.output_tokens_per_session
+    assert total_s[SESSIONS] == pytest.approx(latency_s.sum(), rel=1e-12)
+    assert st.f[S.COST] == pytest.approx(latency_s.sum(), rel=1e-6)
     assert -1e-9 <= st.f[S.COST_QUEUED] <= st.f[S.COST] * (1 + 1e-9)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from rlkv_engine import rule as R
 from rlkv_engine import state as S
@@ -45,9 +46,11 @@ def rule() -> np.ndarray:
     return vector
 
 
-def engine_of(trace: Trace) -> Engine:
+def engine_of(trace: Trace, *, keep_outcome: bool = True) -> Engine:
     profile = replace(MACHINE, num_device_blocks=20, num_host_blocks=20)
-    return Engine(profile, trace, rule(), table=table(), lease_s=LEASES_S)
+    return Engine(
+        profile, trace, rule(), table=table(), lease_s=LEASES_S, keep_outcome=keep_outcome
+    )
 
 
 def test_the_columns_of_a_trace_are_rows_of_what_engines_read() -> None:
@@ -73,6 +76,39 @@ def test_an_engine_works_on_the_arrays_of_its_trace_and_leaves_them_as_they_are(
         np.testing.assert_array_equal(getattr(trace, name), before[name], err_msg=name)
 
 
+def own_arrays(engine: Engine) -> dict[str, np.ndarray]:
+    """The arrays of an engine that are not its trace's."""
+    return {name: a for name, a in engine.state._asdict().items() if name not in S.SHARED}
+
+
+@pytest.mark.parametrize("num_concurrent", [0, 8])
+def test_a_longer_trace_takes_no_more_memory_of_its_own(num_concurrent: int) -> None:
+    def num_bytes(num_sessions: int, *, keep_outcome: bool) -> int:
+        trace = trace_of(("long", "short"), num_sessions)
+        # Slower than the machine is, so that no queue grows.
+        arrival_s = np.zeros if num_concurrent else lambda n: 20.0 * np.arange(n)
+        trace = trace.with_arrivals(arrival_s(num_sessions), num_concurrent)
+        engine = engine_of(trace, keep_outcome=keep_outcome)
+        assert engine.run(RULE_POLICY)
+        return sum(array.nbytes for array in own_arrays(engine).values())
+
+    few, many = (num_bytes(count, keep_outcome=False) for count in (20, 2000))
+    assert few == many
+    assert num_bytes(2000, keep_outcome=True) == many + 16 * 2000
+
+
+@pytest.mark.parametrize("num_concurrent", [0, 8])
+def test_keeping_the_outcome_changes_nothing_else(num_concurrent: int) -> None:
+    trace = trace_of(("long", "short", "rare"), 60)
+    if num_concurrent:
+        trace = trace.with_arrivals(np.zeros(60), num_concurrent)
+    kept, unkept = (engine_of(trace, keep_outcome=keep) for keep in (True, False))
+    assert kept.run(RULE_POLICY) and unkept.run(RULE_POLICY)
+    for name, array in own_arrays(unkept).items():
+        if name != "outcome":
+            np.testing.assert_array_equal(array, getattr(kept.state, name), err_msg=name)
+
+
 def test_a_bank_of_traces_with_other_tools_runs_each_as_if_alone() -> None:
     traces = [
         trace_of(("long", "short", "rare"), 60),
@@ -82,7 +118,7 @@ def test_a_bank_of_traces_with_other_tools_runs_each_as_if_alone() -> None:
     profile = replace(MACHINE, num_device_blocks=20, num_host_blocks=20)
     stack = build_state(
         profile, traces, table(), rule(), EngineConfig(), num_engines=2, num_slots=128,
-        lease_s=LEASES_S,
+        lease_s=LEASES_S, keep_outcome=True,
     )  # fmt: skip
     first_session, ends = 0, []
     for trace in traces:

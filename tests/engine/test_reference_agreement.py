@@ -13,7 +13,7 @@ from rlkv_engine import rule as R
 from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.engine import Engine
-from rlkv_engine.latency import FIRST_GAP, FIRST_TURNS, GAP_BUCKETS_S, NUM_LATENCIES
+from rlkv_engine.latency import FIRST_GAP, FIRST_TURNS, GAP_BUCKETS_S, NUM_LATENCIES, SESSIONS
 from tests.engine.reference_scheduler import ReferenceScheduler
 from tests.engine.reference_session import Kind, Outcome, Plan
 from tests.engine.reference_worlds import Answers, World, WorldPolicy, worlds
@@ -43,8 +43,9 @@ def build_engine(world: World, log_rows: int) -> Engine:
         host_victims=modes.host_victims,
     )
     return Engine(
-        world.profile, world.trace, rule, table=world.table, config=config, log_rows=log_rows
-    )
+        world.profile, world.trace, rule, table=world.table, config=config, log_rows=log_rows,
+        keep_outcome=True,
+    )  # fmt: skip
 
 
 def run_engine(engine: Engine, answers: Answers) -> None:
@@ -107,7 +108,8 @@ def assert_same_times(expected: Outcome, engine: Engine) -> None:
     assert {sid: finish_s[sid] for sid in expected.finish_s} == pytest.approx(
         expected.finish_s, rel=1e-9, abs=0
     )
-    # What the histograms hold: sums and counts of first turns, and of others by pause before.
+    # What the histograms hold: sums and counts of sessions, of first turns, and of others by pause
+    # before.
     gap_s = np.concatenate([[np.nan], engine.trace.pause_s[:-1]])
     total_s, count = np.zeros((2, NUM_LATENCIES))
     for (sid, turn), latency_s in expected.resume_latency_s.items():
@@ -115,6 +117,11 @@ def assert_same_times(expected: Outcome, engine: Engine) -> None:
         row = FIRST_GAP + np.searchsorted(GAP_BUCKETS_S, before_s, side="right")
         total_s[row if turn else FIRST_TURNS] += latency_s
         count[row if turn else FIRST_TURNS] += 1
+    trace, arrived_s = engine.trace, engine.state.outcome[S.ARRIVED_S]
+    for sid, end_s in expected.finish_s.items():
+        active_s = end_s - arrived_s[sid] - trace.total_pause_s[sid]
+        total_s[SESSIONS] += active_s / trace.output_tokens_per_session[sid]
+        count[SESSIONS] += 1
     np.testing.assert_allclose(engine.state.latency[:, 0], total_s, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(engine.state.latency[:, 1:].sum(axis=1), count)
 

@@ -1,0 +1,44 @@
+"""The machines that a policy for any machine learns on: the suite's, and random ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlkv_engine.profile import load_profile
+from rlkv_envs.scenario import KNEES, PRESETS, Scenario, load_scenario
+from rlkv_envs.workloads import make_workload
+
+#: Host memory and link of random machines, as factors of their profile's; evenly in the logarithm.
+HOST_FACTORS = (0.1, 3.0)
+LINK_FACTORS = (0.125, 1.0)
+#: Their load, relative to the knee of the machine with its own host memory and link.
+LOADS = (0.95, 1.2)
+#: Knees whose workloads random machines have, in turn.
+WORKLOADS = ("coding", "crossover", "infercept")
+
+
+def suite_machines() -> list[Scenario]:
+    """The scenarios of the suite that may be trained on."""
+    return [load_scenario(name) for name, preset in PRESETS.items() if preset.suite == "trained"]
+
+
+def random_machines(num_machines: int, seed: int) -> list[Scenario]:
+    """Machines between the suite's and beyond them, every workload in turn."""
+    rng = np.random.default_rng(seed)
+    machines = []
+    for index in range(num_machines):
+        knee = KNEES[WORKLOADS[index % len(WORKLOADS)]]
+        host, link = (
+            float(np.exp(rng.uniform(*np.log(bounds)))) for bounds in (HOST_FACTORS, LINK_FACTORS)
+        )
+        load = float(rng.uniform(*LOADS))
+        machines.append(
+            Scenario(
+                f"random-{seed}-{index}",
+                load_profile(f"{knee.profile}+host{host:.3g}+link{link:.3g}"),
+                make_workload(knee.workload),
+                round(knee.rate_per_s * load, 4),
+                knee.num_sessions,
+            )
+        )
+    return machines
