@@ -35,12 +35,9 @@ def find_knee(
     *,
     seeds: Sequence[int] = (0, 1, 2, 3),
     tolerance: float = 0.02,
-    factor: float = SUSTAINED_FACTOR,
     on_run: Callable[[], None] = lambda: None,
 ) -> Knee:
     """Bisect the arrival rate until the bracket is narrower than ``tolerance`` of itself.
-
-    The limit is ``factor`` times the latency on an empty engine.
 
     The same sessions at every load (validation split), so that latency rises almost steadily with
     the rate.
@@ -64,7 +61,7 @@ def find_knee(
         return value
 
     empty_s = latency_s(scenario.rate_per_s * EMPTY_FACTOR)
-    limit_s = factor * empty_s
+    limit_s = SUSTAINED_FACTOR * empty_s
     low = high = scenario.rate_per_s
     if latency_s(low) <= limit_s:
         for _ in range(MAX_DOUBLINGS):

@@ -2,8 +2,7 @@
 
 The table holds the mean residual life ``E[T - e | T > e]`` of each tool on a grid of elapsed times
 ``e``, fitted on training sessions. Row ``num_tools`` is for all tools together, and serves tools
-that the training sessions do not have. A predictor (pause_predictor.py), where there is one, takes
-the place of the table.
+that the training sessions do not have.
 """
 
 from __future__ import annotations
@@ -15,17 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_engine.jit import jit
-from rlkv_engine.pause_predictor import PausePredictor
-from rlkv_engine.state import (
-    NOW,
-    NUM_PAUSE_CLASSES,
-    PAUSE_START,
-    REAL_ROWS,
-    RETURN_AT,
-    TOOL,
-    TURN,
-    State,
-)
+from rlkv_engine.state import NOW, PAUSE_START, RETURN_AT, TOOL, TURN, State
 from rlkv_engine.trace import Trace
 
 #: Elapsed times of the grid: 0, then FIRST_S * 2 ** (k / 2).
@@ -38,7 +27,7 @@ GRID_S: NDArray[np.float64] = np.concatenate(
 MIN_CALLS = 8
 
 # How a rule estimates the remainder of a pause.
-BY_TOOL, BY_ELAPSED, BY_TRUTH, BY_PREDICTOR = 0, 1, 2, 3
+BY_TOOL, BY_ELAPSED, BY_TRUTH = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +38,6 @@ class PauseTable:
     residual_s: NDArray[np.float64]  # [num_tools + 1, NUM_BINS]
     mean_s: NDArray[np.float64]  # [num_tools + 1]
     quantiles_s: NDArray[np.float64]  # [num_tools + 1, 101]: 0 %, 1 %, ... 100 %
-    #: Knows more than the tool; engines that get this table use it wherever they would use a row.
-    predictor: PausePredictor | None = None
 
     @property
     def mean_pause_s(self) -> float:
@@ -74,18 +61,15 @@ def fit_pause_table(trace: Trace) -> PauseTable:
         rows = [np.ones(1) for _ in rows]
     return PauseTable(
         tools=trace.tools,
-        residual_s=np.stack([mean_residual_s(np.sort(row)) for row in rows]),
+        residual_s=np.stack([_mean_residual_s(np.sort(row)) for row in rows]),
         mean_s=np.array([row.mean() for row in rows]),
         quantiles_s=np.stack([np.percentile(row, np.arange(101)) for row in rows]),
     )
 
 
-def mean_residual_s(ascending_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean residual life on ``GRID_S`` from pauses in ascending order.
-
-    Beyond the longest pause a heavy tail is assumed: as long again as it has lasted.
-    """
-    # Sums from the right give the mean of what is above each elapsed time.
+def _mean_residual_s(ascending_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Sums from the right give the mean of what is above each elapsed time; beyond the longest
+    # observed pause a heavy tail is assumed: as long again as it has lasted.
     above = np.searchsorted(ascending_s, GRID_S, side="right")
     sums = np.concatenate([np.cumsum(ascending_s[::-1])[::-1], [0.0]])
     counts = len(ascending_s) - above
@@ -97,18 +81,13 @@ def mean_residual_s(ascending_s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @jit
-def _grid_position(elapsed_s: float, last: int) -> float:
-    # Where an elapsed time lies on GRID_S, from 0 to last.
-    if elapsed_s <= FIRST_S:
-        return elapsed_s / FIRST_S
-    return min(1.0 + 2.0 * math.log2(elapsed_s / FIRST_S), float(last))
-
-
-@jit
 def table_remaining_s(residual_s: NDArray[np.float64], row: int, elapsed_s: float) -> float:
     """Expected remainder of a pause of ``row`` after ``elapsed_s``, linear between grid points."""
+    if elapsed_s <= FIRST_S:
+        x = elapsed_s / FIRST_S
+    else:
+        x = 1.0 + 2.0 * math.log2(elapsed_s / FIRST_S)
     last = residual_s.shape[1] - 1
-    x = _grid_position(elapsed_s, last)
     if x >= last:
         return residual_s[row, last]
     low = int(x)
@@ -117,42 +96,11 @@ def table_remaining_s(residual_s: NDArray[np.float64], row: int, elapsed_s: floa
 
 
 @jit
-def predicted_remaining_s(
-    forecast: NDArray[np.float64], chances: NDArray[np.float64], elapsed_s: float
-) -> float:
-    """Expected remainder of a pause whose classes have these chances, after ``elapsed_s``."""
-    num_classes = chances.shape[0]
-    last = forecast.shape[1] - 1
-    x = _grid_position(elapsed_s, last)
-    low = min(int(x), last - 1)
-    part = x - low
-    alive = 0.0
-    excess_s = 0.0
-    for k in range(num_classes):
-        alive += chances[k] * (forecast[k, low] * (1.0 - part) + forecast[k, low + 1] * part)
-        e = num_classes + k
-        excess_s += chances[k] * (forecast[e, low] * (1.0 - part) + forecast[e, low + 1] * part)
-    # The last class is never quite dead, see fit_predictor; its chance may still underflow.
-    return excess_s / alive if alive > 0.0 else elapsed_s
-
-
-@jit
 def remaining_s(st: State, s: int, how: int) -> float:
-    """Estimated remaining pause of a paused slot, seconds; ``how`` is one of ``BY_*``."""
+    """Estimated remaining pause of a paused slot, seconds, by tool, elapsed time or the truth."""
     elapsed = st.f[NOW] - st.real[PAUSE_START, s]
     if how == BY_TRUTH:
         return st.real[RETURN_AT, s] - st.f[NOW]
     if how == BY_ELAPSED:
         return elapsed
-    if how == BY_PREDICTOR:
-        chances = st.real[REAL_ROWS : REAL_ROWS + st.n[NUM_PAUSE_CLASSES], s]
-        return predicted_remaining_s(st.forecast, chances, elapsed)
     return table_remaining_s(st.residual_s, st.turns[TOOL, st.slot[TURN, s]], elapsed)
-
-
-@jit
-def expected_remaining_s(st: State, s: int) -> float:
-    """The best that this deployment knows: by its predictor, without one by the table."""
-    if st.n[NUM_PAUSE_CLASSES] > 0:
-        return remaining_s(st, s, BY_PREDICTOR)
-    return remaining_s(st, s, BY_TOOL)

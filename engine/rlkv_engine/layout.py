@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
-from rlkv_engine.estimates import BY_PREDICTOR, BY_TOOL, PauseTable
+from rlkv_engine.estimates import PauseTable
 from rlkv_engine.histogram import ROW
 from rlkv_engine.latency import NUM_LATENCIES
-from rlkv_engine.pause_predictor import NODE_COLUMNS
 from rlkv_engine.profile import Profile
-from rlkv_engine.rule import ESTIMATE, RULE_SIZE, SLACK_RATIO
+from rlkv_engine.rule import RULE_SIZE, SLACK_RATIO
 from rlkv_engine.trace import Trace
 
 
@@ -74,7 +73,6 @@ def build_state(
     """A stack of engines over a bank of traces, each at time 0 on the first trace of the bank.
 
     ``rule`` is a vector of ``rule.RULE_SIZE`` numbers; ``lease_s`` the leases by row of ``table``.
-    Where the table carries a predictor, rules that go by tool go by its prediction instead.
     """
     for trace in traces:
         check_fits(profile, trace)
@@ -100,17 +98,9 @@ def build_state(
     _set_config(counters, profile, config)
     slack_ratio = rule[SLACK_RATIO] if config.slack_ratio is None else config.slack_ratio
     counters[S.SLACK] = math.ceil(slack_ratio * profile.num_device_blocks)
-    trees, forecast = np.zeros((0, NODE_COLUMNS)), np.zeros((0, table.residual_s.shape[1]))
-    if table.predictor is not None:
-        counters[S.NUM_PAUSE_CLASSES] = table.predictor.num_classes
-        floats[S.PAUSE_FLOOR_S] = table.predictor.floor_s
-        if rule[ESTIMATE] == BY_TOOL:
-            floats[S.RULE + ESTIMATE] = BY_PREDICTOR
-        trees, forecast = table.predictor.trees, table.predictor.forecast(tools)
-    real_rows = S.REAL_ROWS + int(counters[S.NUM_PAUSE_CLASSES])
     state = S.State(
         slot=np.zeros((num_engines, S.SLOT_ROWS, num_slots), np.int64),
-        real=np.zeros((num_engines, real_rows, num_slots)),
+        real=np.zeros((num_engines, S.REAL_ROWS, num_slots)),
         n=np.tile(counters, (num_engines, 1)),
         f=np.tile(floats, (num_engines, 1)),
         outcome=np.zeros((num_engines, 2, num_sessions)),
@@ -118,8 +108,6 @@ def build_state(
         log=np.zeros((num_engines, log_rows, 5)),
         residual_s=np.ascontiguousarray(table.residual_s[rows]),
         lease_s=np.ascontiguousarray(leases[rows], np.float64),
-        trees=np.ascontiguousarray(trees),
-        forecast=np.ascontiguousarray(forecast),
         **_bank(traces, tools),
     )
     for engine in range(num_engines):

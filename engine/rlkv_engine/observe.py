@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkv_engine.estimates import expected_remaining_s
+from rlkv_engine.estimates import BY_TOOL, remaining_s
 from rlkv_engine.jit import jit
 from rlkv_engine.memory import swap_is_legal
 from rlkv_engine.rule import link_s, recompute_s, rule_verb
@@ -214,7 +214,7 @@ def observe(st: State, out: NDArray[np.float32]) -> None:
         else 0
     )
     elapsed = st.f[NOW] - st.real[PAUSE_START, s]
-    remaining = expected_remaining_s(st, s)
+    remaining = remaining_s(st, s, BY_TOOL)
     again_s = recompute_s(st, s)
     i = NUM_OFFER_FEATURES
     out[i] = blocks / pool

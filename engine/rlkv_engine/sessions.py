@@ -16,7 +16,6 @@ from rlkv_engine.memory import (
     harden,
     soften,
 )
-from rlkv_engine.pause_predictor import predict_pause
 from rlkv_engine.rule import ESTIMATE
 from rlkv_engine.slot_lists import insert_sorted, pop_return, push_return, remove_sorted
 from rlkv_engine.state import (
@@ -68,7 +67,6 @@ from rlkv_engine.state import (
     NUM_DECODING,
     NUM_FINISHED,
     NUM_FREE_SLOTS,
-    NUM_PAUSE_CLASSES,
     NUM_PAUSED,
     NUM_PREEMPTIONS,
     NUM_QUEUE,
@@ -234,8 +232,6 @@ def end_turn(st: State, s: int) -> None:
     st.slot[PAUSED_LIST, st.n[NUM_PAUSED]] = s
     push_return(st, s)
     st.n[NUM_PAUSED] += 1
-    if st.n[NUM_PAUSE_CLASSES] > 0:
-        predict_pause(st, s)
     log_row(st, LOG_PAUSE, st.slot[SID, s], st.slot[COMPUTED, s])
 
 

@@ -97,7 +97,7 @@ SLOT_ROWS = FIFO_LINKS + 2 * NUM_QUEUES
     ARRIVED_AT,
     # Not of the slot: in a closed loop when session ``sid`` was let in, at sid % NUM_CONCURRENT.
     LET_IN_AT,
-    REAL_ROWS,  # from here on, with a predictor: chances of the classes of the pause
+    REAL_ROWS,
 ) = range(10)
 
 # Columns of State.sessions, State.turns and State.outcome are sessions or turns; their rows:
@@ -177,9 +177,8 @@ ARRIVED_S, FINISH_S = 0, 1
     SLACK,
     NUM_CONCURRENT,
     ASK_CALL,  # 0: the rule answers CALLs itself
-    NUM_PAUSE_CLASSES,  # of the predictor of pauses; 0: there is none
     NUM_COUNTERS,
-) = range(72)
+) = range(71)
 
 # Indices into State.f (floats of an engine): what changes, then its costs.
 (
@@ -208,23 +207,20 @@ ARRIVED_S, FINISH_S = 0, 1
     IN_BLOCK_S,
     LATENCY_S,
     MEAN_PAUSE_S,
-    PAUSE_FLOOR_S,
     RULE,  # here the rule starts, see rule.py
-) = range(27)
+) = range(26)
 #: Here the offer's part of an observation starts, see observe.py.
 SNAPSHOT = RULE + 16
 #: Scratch of callers that sample from a policy: three numbers.
 SPARE = SNAPSHOT + 32
-#: Scratch of the predictor of pauses: its features, see pause_features.py.
-PAUSE_FEATURES_AT = SPARE + 4
-NUM_FLOATS = PAUSE_FEATURES_AT + 16
+NUM_FLOATS = SPARE + 4
 
 
 class State(NamedTuple):
     """Everything one engine (or a stack of them) knows; see the module docstring."""
 
     slot: I8  # [SLOT_ROWS, num_slots]
-    real: F8  # [REAL_ROWS + NUM_PAUSE_CLASSES, num_slots]
+    real: F8  # [REAL_ROWS, num_slots]
     n: I8  # [NUM_COUNTERS]
     f: F8  # [NUM_FLOATS]
     outcome: F8  # [2, num_sessions]: ARRIVED_S, FINISH_S of those that ended; or [2, 0]
@@ -237,8 +233,6 @@ class State(NamedTuple):
     pause_s: F8  # [num_turns]
     residual_s: F8  # [num_tools + 1, num_bins], see estimates.py
     lease_s: F8  # [num_tools + 1], leases of rules that set one by tool
-    trees: F8  # [num_nodes, 5], see pause_predictor.py; [0, 5] without a predictor
-    forecast: F8  # [2 * NUM_PAUSE_CLASSES + num_tools + 1, num_bins], likewise
 
 
 def map_fields(st: State, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> State:
@@ -248,16 +242,7 @@ def map_fields(st: State, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -
 
 
 #: Fields shared by all engines of a stack (no leading dimension).
-SHARED = (
-    "first_turn",
-    "sessions",
-    "turns",
-    "pause_s",
-    "residual_s",
-    "lease_s",
-    "trees",
-    "forecast",
-)
+SHARED = ("first_turn", "sessions", "turns", "pause_s", "residual_s", "lease_s")
 
 
 def one_engine(stack: State, e: int) -> State:
@@ -282,8 +267,6 @@ def engine_view(st: State, e: int) -> State:
         st.pause_s,
         st.residual_s,
         st.lease_s,
-        st.trees,
-        st.forecast,
     )
 
 

@@ -132,8 +132,6 @@ def _scenario(options: EnvOptions) -> Scenario:
         rate_per_s=base.rate_per_s if base else DEFAULT_RATE_PER_S,
         num_sessions=int(num_sessions),
         arrivals=arrivals,
-        # What was learnt of one workload says nothing of another.
-        predictor=base.predictor if base and options.get("workload") is None else None,
     )
 
 

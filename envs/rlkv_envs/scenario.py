@@ -13,7 +13,6 @@ import numpy as np
 from rlkv_engine.errors import InputError
 from rlkv_engine.estimates import PauseTable, fit_pause_table
 from rlkv_engine.layout import check_fits
-from rlkv_engine.pause_predictor import PausePredictor
 from rlkv_engine.profile import Profile, load_profile
 from rlkv_engine.trace import Trace
 from rlkv_envs.workloads import Split, Workload, make_trace, make_workload
@@ -29,8 +28,7 @@ class Scenario:
     """Where a policy is trained and judged.
 
     ``arrivals`` of None means the workload's own process at ``rate_per_s``; otherwise
-    ``rate_per_s`` is only what it is reported as. With a ``predictor`` of pauses everything that
-    would go by the tool's statistics goes by its predictions.
+    ``rate_per_s`` is only what it is reported as.
     """
 
     name: str
@@ -39,7 +37,6 @@ class Scenario:
     rate_per_s: float
     num_sessions: int
     arrivals: ArrivalProcess | None = None
-    predictor: PausePredictor | None = None
 
     def __post_init__(self) -> None:
         """Raises ``InputError`` for a rate or a number of sessions that cannot be."""
@@ -64,16 +61,11 @@ class Scenario:
     def table(self) -> PauseTable:
         """Pause statistics of training sessions: what the operator of this machine would know."""
         rng = np.random.default_rng(TABLE_SEED)
-        table = fit_pause_table(self.workload.bodies(rng, "train", TABLE_SESSIONS))
-        return replace(table, predictor=self.predictor)
+        return fit_pause_table(self.workload.bodies(rng, "train", TABLE_SESSIONS))
 
     def at_rate(self, rate_per_s: float) -> Scenario:
         """The same scenario at another load."""
         return replace(self, rate_per_s=rate_per_s)
-
-    def with_predictor(self, predictor: PausePredictor | None) -> Scenario:
-        """The same scenario with another predictor of pauses; None: by the tool alone."""
-        return replace(self, predictor=predictor)
 
     def with_sessions(self, num_sessions: int) -> Scenario:
         """The same scenario with longer or shorter traces."""

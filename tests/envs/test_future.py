@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rlkv_agents.pause_predictor import fit_predictor, training_sessions
 from rlkv_engine import rule as R
 from rlkv_engine.estimates import BY_TRUTH
 from rlkv_engine.trace import Trace
@@ -62,16 +61,6 @@ def test_changing_the_future_changes_no_observation(
     early, late = count_changes(small_settings(arrivals=arrivals), seed)
     assert early == 0
     assert late == NUM_MOMENTS  # or else the changes were none
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_nor_does_it_with_a_predictor_of_pauses(seed: int) -> None:
-    settings = small_settings(arrivals=Poisson(2.5))
-    predictor = fit_predictor(training_sessions(settings.scenario.workload))
-    table = replace(settings.table, predictor=predictor)
-    early, late = count_changes(replace(settings, table=table), seed)
-    assert early == 0
-    assert late == NUM_MOMENTS
 
 
 def test_the_test_sees_a_rule_that_knows_the_future() -> None:
