@@ -68,6 +68,7 @@ def concurrent_sessions(scenario: Scenario) -> int:
         empty.trace(0, "validation"),
         rule.rule.params(empty.table),
         table=empty.table,
+        keep_outcome=True,
     )
     engine.run(rule.compiled())
     outcome = engine.state.outcome
