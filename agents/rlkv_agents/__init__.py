@@ -1,1 +1,1 @@
-"""Policies: training, the bundle, every baseline and the predictor of pauses."""
+"""Policies: training, the bundle, every baseline, and what they are compared on."""
