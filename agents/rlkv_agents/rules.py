@@ -39,39 +39,38 @@ class Rule:
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """The rule's numbers, shape ``[RULE_SIZE]``."""
-        return _vector(table, slack_ratio=self.slack_ratio, order=R.ORDER_REMAINING)
+        return self._vector(table, order=R.ORDER_REMAINING)
 
     def leases(self, profile: Profile, table: PauseTable) -> NDArray[np.float64] | None:
         """Leases by row of ``table`` in seconds, for rules that grant them."""
         return None
 
-
-def _vector(
-    table: PauseTable,
-    *,
-    order: int,
-    estimate: int = BY_TOOL,
-    call: int = PRESERVE,
-    new: int = DISCARD,
-    resume: int = DISCARD,
-    grow: int = DISCARD,
-    swap_ratio: float = 0.0,
-    guard_pauses: float = 0.0,
-    eager: bool = False,
-    slack_ratio: float,
-) -> NDArray[np.float64]:
-    params = np.zeros(R.RULE_SIZE)
-    params[R.ORDER] = order
-    params[R.ESTIMATE] = estimate
-    params[R.CALL_VERB] = call
-    params[R.NEW_VERB] = new
-    params[R.RESUME_VERB] = resume
-    params[R.GROW_VERB] = grow
-    params[R.SWAP_RATIO] = swap_ratio
-    params[R.GUARD_S] = guard_pauses * table.mean_pause_s
-    params[R.EAGER] = eager
-    params[R.SLACK_RATIO] = slack_ratio
-    return params
+    def _vector(
+        self,
+        table: PauseTable,
+        *,
+        order: int,
+        estimate: int = BY_TOOL,
+        call: int = PRESERVE,
+        new: int = DISCARD,
+        resume: int = DISCARD,
+        grow: int = DISCARD,
+        swap_ratio: float = 0.0,
+        guard_pauses: float = 0.0,
+        eager: bool = False,
+    ) -> NDArray[np.float64]:
+        params = np.zeros(R.RULE_SIZE)
+        params[R.ORDER] = order
+        params[R.ESTIMATE] = estimate
+        params[R.CALL_VERB] = call
+        params[R.NEW_VERB] = new
+        params[R.RESUME_VERB] = resume
+        params[R.GROW_VERB] = grow
+        params[R.SWAP_RATIO] = swap_ratio
+        params[R.GUARD_S] = guard_pauses * table.mean_pause_s
+        params[R.EAGER] = eager
+        params[R.SLACK_RATIO] = self.slack_ratio
+        return params
 
 
 class AlwaysPreserve(Rule):
@@ -82,9 +81,8 @@ class AlwaysPreserve(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """New sessions wait; a session that must go on discards the last used."""
-        return _vector(
+        return self._vector(
             table,
-            slack_ratio=self.slack_ratio,
             order=R.ORDER_ELAPSED,
             new=PRESERVE,
             resume=DISCARD,
@@ -100,9 +98,8 @@ class AlwaysSwap(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Copy out at the call; what is in the way later is copied out too."""
-        return _vector(
+        return self._vector(
             table,
-            slack_ratio=self.slack_ratio,
             order=R.ORDER_ELAPSED,
             call=SWAP_NOW,
             new=SWAP,
@@ -119,7 +116,7 @@ class AlwaysDiscard(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Discard at the call."""
-        return _vector(table, slack_ratio=self.slack_ratio, order=R.ORDER_ELAPSED, call=DISCARD)
+        return self._vector(table, order=R.ORDER_ELAPSED, call=DISCARD)
 
 
 class Lru(Rule):
@@ -130,7 +127,7 @@ class Lru(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Least recently used first, discard."""
-        return _vector(table, slack_ratio=self.slack_ratio, order=R.ORDER_ELAPSED)
+        return self._vector(table, order=R.ORDER_ELAPSED)
 
 
 class LruSwap(Rule):
@@ -141,9 +138,8 @@ class LruSwap(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Least recently used first, swap."""
-        return _vector(
+        return self._vector(
             table,
-            slack_ratio=self.slack_ratio,
             order=R.ORDER_ELAPSED,
             new=SWAP,
             resume=SWAP,
@@ -174,9 +170,8 @@ class LazySwap(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Longest expected remainder first, swap, guarded."""
-        return _vector(
+        return self._vector(
             table,
-            slack_ratio=self.slack_ratio,
             order=R.ORDER_REMAINING,
             new=SWAP,
             resume=SWAP,
@@ -193,9 +188,8 @@ class TwoTierLru(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Write through, least recently used first, swap."""
-        return _vector(
+        return self._vector(
             table,
-            slack_ratio=self.slack_ratio,
             order=R.ORDER_ELAPSED,
             call=SWAP,
             new=SWAP,
@@ -214,9 +208,8 @@ class MinWaste(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Eager review; whatever must go later goes by the same estimate."""
-        return _vector(
+        return self._vector(
             table,
-            slack_ratio=self.slack_ratio,
             order=R.ORDER_REMAINING,
             estimate=self.estimate,
             new=SWAP,
@@ -261,9 +254,8 @@ class Ttl(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Leases at the call; a live lease is only broken for a session that must go on."""
-        return _vector(
+        return self._vector(
             table,
-            slack_ratio=self.slack_ratio,
             order=R.ORDER_ELAPSED,
             call=R.CALL_LEASE,
             new=PRESERVE,
@@ -289,9 +281,8 @@ class Mori(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Idlest first, swap, write-through."""
-        return _vector(
+        return self._vector(
             table,
-            slack_ratio=self.slack_ratio,
             order=R.ORDER_IDLENESS,
             call=SWAP,
             new=SWAP,
@@ -325,9 +316,8 @@ class House(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Longest expected remainder first."""
-        return _vector(
+        return self._vector(
             table,
-            slack_ratio=self.slack_ratio,
             order=R.ORDER_REMAINING,
             call=SWAP if self.write_through else PRESERVE,
             new=SWAP if self.new_swaps else DISCARD,
