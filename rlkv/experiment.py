@@ -57,14 +57,7 @@ def evaluation_record(
         ratio, interval = paired_ratio(results[policy.name], results[best])
         entries[policy.name]["ratio_to_best_rule"] = {"ratio": ratio, "ci95": list(interval)}
     return {
-        "version": RECORD_VERSION,
-        "scenario": scenario.name,
-        "profile": scenario.profile.name,
-        "workload": scenario.workload.name,
-        "rate_per_s": scenario.rate_per_s,
-        "num_sessions": scenario.num_sessions,
-        "split": split,
-        "seeds": list(seeds),
+        **record_head(scenario, split, seeds),
         "policies": entries,
         "learned": learned,
         "best_rule": best,
@@ -104,3 +97,17 @@ def picture_data(
 def _answers_eagerly(policy: AgentPolicy) -> bool:
     # Rules that free everything at the call are hardly ever asked again: there is no map to draw.
     return policy.rule.name in {"swap", "discard"} or policy.rule.name.startswith("min-waste")
+
+
+def record_head(scenario: Scenario, split: Split, seeds: Sequence[int]) -> dict[str, Any]:
+    """What was run, as every record begins."""
+    return {
+        "version": RECORD_VERSION,
+        "scenario": scenario.name,
+        "profile": scenario.profile.name,
+        "workload": scenario.workload.name,
+        "rate_per_s": scenario.rate_per_s,
+        "num_sessions": scenario.num_sessions,
+        "split": split,
+        "seeds": list(seeds),
+    }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkv.experiment import RECORD_VERSION
+from rlkv.experiment import RECORD_VERSION, record_head
 from rlkv.provenance import command, commit, machine
 from rlkv.report.record import FILE_NAME, check_record
 from rlkv.report.suite_picture import draw_suite_picture
@@ -118,14 +118,7 @@ def _scenario_record(
     for entry in entries.values():
         entry["ratio_to_best_rule"] = ratio_of_means(entry["mean_by_seed_s"], best_s)
     return {
-        "version": RECORD_VERSION,
-        "scenario": scenario.name,
-        "profile": scenario.profile.name,
-        "workload": scenario.workload.name,
-        "rate_per_s": scenario.rate_per_s,
-        "num_sessions": scenario.num_sessions,
-        "split": "test",
-        "seeds": list(seeds),
+        **record_head(scenario, "test", seeds),
         "policies": entries,
         "learned": learned[0] if learned else None,
         "best_rule": best,
