@@ -25,6 +25,7 @@ from rlkv_agents.policy import AgentPolicy, from_tensors, to_tensors
 from rlkv_agents.rules import RULES, make_rule
 from rlkv_agents.tune import (
     NUM_VALIDATION,
+    caution_score,
     num_tuning_runs,
     tune,
     validation_latency_s,
@@ -182,8 +183,7 @@ def train(
         if progress.rounds_done % VALIDATE_EVERY == 0 or progress.rounds_done == num_rounds:
             policy = learner.policy(LEARNED)
             latency = validation_latency_s(scenario, policy, traces)
-            ratio = np.log(latency / base)
-            score = float(ratio.mean() + 0.5 * ratio.std() / np.sqrt(len(ratio)))
+            score = caution_score(latency, base)
             progress.cpu_s += time.process_time() - since
             since = time.process_time()
             steps = int(metrics["time/total_timesteps"])

@@ -85,6 +85,12 @@ def validation_latency_s(
     return means([run_policy(scenario, policy, trace) for trace in traces])
 
 
+def caution_score(latency_s: np.ndarray, base_s: np.ndarray) -> float:
+    """Mean log ratio of paired latencies plus half its standard error; below 0: surely better."""
+    ratio = np.log(latency_s / base_s)
+    return float(ratio.mean() + 0.5 * ratio.std() / np.sqrt(len(ratio)))
+
+
 def grid_of(name: str) -> list[dict[str, float]]:
     """Every combination of a rule's grid; one empty combination for a rule without constants."""
     grid = type(make_rule(name)).grid

@@ -20,8 +20,9 @@ from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.machines import random_machines, suite_machines
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House, make_rule
-from rlkv_agents.tune import tune, validation_latency_s, validation_traces
+from rlkv_agents.tune import caution_score, tune, validation_latency_s, validation_traces
 from rlkv_engine.errors import InputError
+from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario
 from rlkv_envs.traces.whole_file import write_files
 
@@ -72,23 +73,22 @@ def build_universal(
         on_progress("tune", done, len(machines))
         rules.append(_tuned_rule(machine, folder))
     on_progress("tune", len(machines), len(machines))
-    teachers, ratios = [], {}
+    teachers, taught, bases = [], [], []
     for done, (machine, rule) in enumerate(zip(machines, rules, strict=True)):
-        on_progress("specialists", done, len(suite))
+        on_progress("specialists", done, len(machines))
         traces = validation_traces(machine)
         base = validation_latency_s(machine, rule, traces)
-        best, score = rule, 0.0
+        best, latency = rule, base
         if machine in suite and config.num_rounds:
-            specialist = _specialist(machine, rule, config, folder)
-            ratio = np.log(validation_latency_s(machine, specialist, traces) / base)
+            specialist = _specialist(machine, rule, traces, base, config, folder)
+            learnt = validation_latency_s(machine, specialist, traces)
             # A specialist has to be better by more than its own uncertainty.
-            score = float(ratio.mean() + 0.5 * ratio.std() / np.sqrt(len(ratio)))
-            if score < 0.0:
-                best = specialist
+            if caution_score(learnt, base) < 0.0:
+                best, latency = specialist, learnt
         teachers.append(Teacher(machine, best))
-        taught = np.exp(np.log(validation_latency_s(machine, best, traces) / base).mean())
-        ratios[machine.name] = (best.name, float(taught), float("nan"))
-    on_progress("specialists", len(suite), len(suite))
+        taught.append(_mean_ratio(latency, base))
+        bases.append(base)
+    on_progress("specialists", len(machines), len(machines))
     steps = config.settings.num_passes * (len(teachers) + config.settings.num_epochs)
     taken = 0
 
@@ -98,13 +98,16 @@ def build_universal(
         on_progress("distil", taken, steps)
 
     policy = clone(teachers, config.settings, config.seed, count)
-    for machine, rule in zip(machines, rules, strict=True):
-        traces = validation_traces(machine)
-        latency = validation_latency_s(machine, policy, traces)
-        base = validation_latency_s(machine, rule, traces)
-        name, taught, _ = ratios[machine.name]
-        ratios[machine.name] = (name, taught, float(np.exp(np.log(latency / base).mean())))
+    ratios = {}
+    for teacher, ratio, base in zip(teachers, taught, bases, strict=True):
+        machine = teacher.scenario
+        latency = validation_latency_s(machine, policy, validation_traces(machine))
+        ratios[machine.name] = (teacher.policy.name, ratio, _mean_ratio(latency, base))
     return UniversalResult(policy, teachers, ratios)
+
+
+def _mean_ratio(latency_s: np.ndarray, base_s: np.ndarray) -> float:
+    return float(np.exp(np.log(latency_s / base_s).mean()))
 
 
 def _identity(machine: Scenario, **more: Any) -> dict[str, Any]:
@@ -134,7 +137,12 @@ def _tuned_rule(machine: Scenario, folder: Path) -> AgentPolicy:
 
 
 def _specialist(
-    machine: Scenario, start: AgentPolicy, config: UniversalConfig, folder: Path
+    machine: Scenario,
+    start: AgentPolicy,
+    traces: Sequence[Trace],
+    base: np.ndarray,
+    config: UniversalConfig,
+    folder: Path,
 ) -> AgentPolicy:
     path = folder / "specialists" / machine.name
     identity = _identity(machine, seed=config.seed, num_rounds=config.num_rounds)
@@ -143,16 +151,13 @@ def _specialist(
         if bundle.metadata.get("machine") == identity and bundle.policy.rule == start.rule:
             return bundle.policy
     learner = ForkedLearner(machine, start.rule, config.seed)
-    traces = validation_traces(machine)
-    base = validation_latency_s(machine, start, traces)
     best, best_score = replace(start, name=machine.name), 0.0
     for number in range(config.num_rounds):
         learner.run_round(number)
         if (number + 1) % VALIDATE_EVERY and number + 1 < config.num_rounds:
             continue
         policy = learner.policy(machine.name)
-        ratio = np.log(validation_latency_s(machine, policy, traces) / base)
-        score = float(ratio.mean() + 0.5 * ratio.std() / np.sqrt(len(ratio)))
+        score = caution_score(validation_latency_s(machine, policy, traces), base)
         if score < best_score:
             best, best_score = policy, score
     save_bundle(path, best, {"machine": identity, "validation_score": best_score})
