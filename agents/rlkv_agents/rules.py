@@ -305,12 +305,12 @@ class House(Rule):
     grid: ClassVar[Mapping[str, Sequence[float]]] = {
         **Rule.grid,
         "guard_pauses": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
-        "swap_ratio": (0.0, 1.0, 1e9),
+        "swap_ratio": (0.0, 8.0, 1e9),
         "write_through": (0.0, 1.0),
         "new_swaps": (0.0, 1.0),
     }
     guard_pauses: float = 0.5
-    swap_ratio: float = 1.0
+    swap_ratio: float = 8.0
     write_through: float = 1.0
     new_swaps: float = 1.0
 

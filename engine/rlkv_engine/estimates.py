@@ -1,8 +1,8 @@
 """What is known of a pause while it lasts: the expected remainder, by tool and elapsed time.
 
-The table holds the mean residual life ``E[T - e | T > e]`` of each tool on a grid of elapsed times
-``e``, fitted on training sessions. Row ``num_tools`` is for all tools together, and serves tools
-that the training sessions do not have.
+The table holds the mean residual life of each tool within a horizon, ``E[min(T - e, h) | T > e]``,
+on a grid of elapsed times ``e``, fitted on training sessions. Row ``num_tools`` is for all tools
+together, and serves tools that the training sessions do not have.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ NUM_BINS = 42
 GRID_S: NDArray[np.float64] = np.concatenate(
     [[0.0], FIRST_S * 2.0 ** (np.arange(NUM_BINS - 1) / 2)]
 )
+#: The horizon ``h`` in mean pauses: what a pause lasts beyond it changes no decision now
+#: (docs/decisions/0012-pauses-within-a-horizon.md).
+HORIZON_PAUSES = 4.0
 #: Calls a tool needs before its own row is used instead of the row of all tools.
 MIN_CALLS = 8
 
@@ -52,32 +55,35 @@ class PauseTable:
 
 
 def fit_pause_table(trace: Trace) -> PauseTable:
-    """Mean residual life and quantiles by tool from the pauses of a (training) trace."""
+    """Mean residual life within the horizon and quantiles by tool, from a (training) trace."""
     called = np.isfinite(trace.pause_s)
     pauses, tools = trace.pause_s[called], trace.tool[called]
     rows = [pauses[tools == tool] for tool in range(len(trace.tools))] + [pauses]
     rows = [row if row.size >= MIN_CALLS else pauses for row in rows]
     if not pauses.size:
         rows = [np.ones(1) for _ in rows]
+    horizon_s = HORIZON_PAUSES * float(rows[-1].mean())
     return PauseTable(
         tools=trace.tools,
-        residual_s=np.stack([_mean_residual_s(np.sort(row)) for row in rows]),
+        residual_s=np.stack([_mean_residual_s(np.sort(row), horizon_s) for row in rows]),
         mean_s=np.array([row.mean() for row in rows]),
         quantiles_s=np.stack([np.percentile(row, np.arange(101)) for row in rows]),
     )
 
 
-def _mean_residual_s(ascending_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Sums from the right give the mean of what is above each elapsed time; beyond the longest
-    # observed pause a heavy tail is assumed: as long again as it has lasted.
-    above = np.searchsorted(ascending_s, GRID_S, side="right")
-    sums = np.concatenate([np.cumsum(ascending_s[::-1])[::-1], [0.0]])
-    counts = len(ascending_s) - above
-    residual = np.where(counts > 0, sums[above] / np.maximum(counts, 1) - GRID_S, 0.0)
+def _mean_residual_s(ascending_s: NDArray[np.float64], horizon_s: float) -> NDArray[np.float64]:
+    # Those that end within the horizon count as what is left of them, the others as the horizon.
+    # Beyond the longest observed pause a heavy tail is assumed: as long again as it has lasted.
+    sums = np.concatenate([[0.0], np.cumsum(ascending_s)])
+    over = np.searchsorted(ascending_s, GRID_S, side="right")
+    beyond = np.searchsorted(ascending_s, GRID_S + horizon_s, side="right")
+    counts = len(ascending_s) - over
+    total = sums[beyond] - sums[over] - GRID_S * (beyond - over)
+    total += horizon_s * (len(ascending_s) - beyond)
+    residual = np.where(counts > 0, total / np.maximum(counts, 1), 0.0)
     few = counts < 3
-    if few.any():
-        residual[few] = np.maximum(residual[few], np.maximum(GRID_S[few], 1e-3))
-    return np.maximum(residual, 1e-6)
+    residual[few] = np.maximum(residual[few], np.maximum(GRID_S[few], 1e-3))
+    return np.clip(residual, 1e-6, horizon_s)
 
 
 @jit

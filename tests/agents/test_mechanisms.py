@@ -30,8 +30,13 @@ def latency_s(name: str, config: EngineConfig, **constants: float) -> NDArray[np
     [
         # Some slack is better than none; much of it takes from those that a slow link cannot
         # bring back.
-        ("unseen-coding-small-host", {}, {"slack_ratio": 0.0}, 1.02),
-        ("unseen-crossover-quarter-link", {}, {"slack_ratio": 0.012}, 1.05),
+        ("unseen-infercept-half-host", {"swap_ratio": 1e9}, {"slack_ratio": 0.0}, 1.05),
+        (
+            "crossover-slow",
+            {"write_through": 0.0, "guard_pauses": 1.0},
+            {"slack_ratio": 0.012},
+            1.04,
+        ),
         # A host tier full of the dead.
         ("coding-overload", {}, {"host_victims": False}, 1.15),
         # On a slow link a returning session must not wait for copies; with a fast one what was
@@ -39,9 +44,9 @@ def latency_s(name: str, config: EngineConfig, **constants: float) -> NDArray[np
         ("crossover-slow", {}, {"swap_ratio": 1e9}, 1.05),
         ("coding", {}, {"swap_ratio": 0.0}, 1.08),
         # New sessions drive out those that are back at once.
-        ("unseen-infercept-half-host", {"guard_pauses": 2.0}, {"guard_pauses": 0.0}, 1.3),
+        ("crossover-tiny-host", {"guard_pauses": 2.0}, {"guard_pauses": 0.0}, 1.08),
         # What the idle link has copied is free at once; a small host has better use for its room.
-        ("crossover", {"guard_pauses": 2.0}, {"write_through": 0.0}, 2.0),
+        ("crossover", {"swap_ratio": 1.0, "guard_pauses": 2.0}, {"write_through": 0.0}, 2.0),
         ("unseen-coding-small-host", {"write_through": 0.0}, {"write_through": 1.0}, 1.05),
     ],
 )

@@ -48,8 +48,8 @@ VECTORS: dict[str, list[float]] = {
     "min-waste-true": [REMAINING, BY_TRUTH, PRESERVE, SWAP, SWAP, SWAP, 0, 0, 1, SLACK],
     "ttl": [ELAPSED, BY_TOOL, R.CALL_LEASE, PRESERVE, DISCARD, DISCARD, 0, 0, 0, SLACK],
     "mori": [IDLENESS, BY_TOOL, SWAP, SWAP, SWAP, SWAP, 0, 0, 0, SLACK],
-    "house": [REMAINING, BY_TOOL, SWAP, SWAP, R.AUTO, R.AUTO, 1, 0.5, 0, SLACK],
-    "clairvoyant": [REMAINING, BY_TRUTH, SWAP, SWAP, R.AUTO, R.AUTO, 1, 0.5, 0, SLACK],
+    "house": [REMAINING, BY_TOOL, SWAP, SWAP, R.AUTO, R.AUTO, 8, 0.5, 0, SLACK],
+    "clairvoyant": [REMAINING, BY_TRUTH, SWAP, SWAP, R.AUTO, R.AUTO, 8, 0.5, 0, SLACK],
 }
 
 
