@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rlkv_engine.estimates import GRID_S, HORIZON_PAUSES, fit_pause_table, table_remaining_s
-from tests.engine.hand_machine import Turn, make_trace
+from tests.engine.reference_session import Turn
+from tests.engine.reference_worlds import make_trace
 
 pauses_s = st.lists(st.floats(1e-3, 1e4), min_size=8, max_size=60)
 
