@@ -18,7 +18,7 @@ from rlkv_agents.rules import Rule
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_envs.scenario import Scenario
 
-HIDDEN = 64
+HIDDEN = 32
 
 
 class ForkedLearner(Learner):

@@ -49,11 +49,11 @@ class Policy(NamedTuple):
     rule's verb; without a network (``weight_1`` of shape ``[0, 0]``) the rule's verb is taken.
     """
 
-    weight_1: NDArray[np.float64]  # [hidden, num_features]
+    weight_1: NDArray[np.float64]  # [num_features, hidden]: inputs first, see mlp.py
     bias_1: NDArray[np.float64]  # [hidden]
     weight_2: NDArray[np.float64]  # [hidden, hidden]
     bias_2: NDArray[np.float64]  # [hidden]
-    weight_3: NDArray[np.float64]  # [3, hidden]
+    weight_3: NDArray[np.float64]  # [hidden, 3]
     bias_3: NDArray[np.float64]  # [3]
     prior: float
     #: Where an observation lies outside these, the rule answers: the network was not trained there.
@@ -142,11 +142,11 @@ def make_policy(
         np.ascontiguousarray(array, np.float64) for array in weights
     )
     return Policy(
-        weight_1,
+        np.ascontiguousarray(weight_1.T),
         bias_1,
-        weight_2,
+        np.ascontiguousarray(weight_2.T),
         bias_2,
-        weight_3,
+        np.ascontiguousarray(weight_3.T),
         bias_3,
         float(prior),
         np.ascontiguousarray(low, np.float64),

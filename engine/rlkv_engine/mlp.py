@@ -8,25 +8,31 @@ from rlkv_engine.jit import jit
 
 
 @jit
-def _tanh_layer(weight, bias, x, out) -> None:  # type: ignore[no-untyped-def]
-    for i in range(weight.shape[0]):
-        total = bias[i]
-        for j in range(weight.shape[1]):
-            total += weight[i, j] * x[j]
-        out[i] = math.tanh(total)
+def _add_layer(weight, bias, x, out) -> None:  # type: ignore[no-untyped-def]
+    # Input by input, so that the inner loop runs over outputs side by side: a sum over inputs
+    # may not be reordered, and so not be vectorised.
+    for i in range(out.shape[0]):
+        out[i] = bias[i]
+    for j in range(weight.shape[0]):
+        xj = x[j]
+        for i in range(out.shape[0]):
+            out[i] += weight[j, i] * xj
 
 
 @jit
 def mlp_logits(policy, out) -> None:  # type: ignore[no-untyped-def]
     """Logits of a ``loop.Policy`` for ``policy.observation``, prior included, shape ``[3]``."""
     x = policy.observation
-    _tanh_layer(policy.weight_1, policy.bias_1, x, policy.hidden_1)
-    _tanh_layer(policy.weight_2, policy.bias_2, policy.hidden_1, policy.hidden_2)
+    _add_layer(policy.weight_1, policy.bias_1, x, policy.hidden_1)
+    for i in range(policy.hidden_1.shape[0]):
+        policy.hidden_1[i] = math.tanh(policy.hidden_1[i])
+    _add_layer(policy.weight_2, policy.bias_2, policy.hidden_1, policy.hidden_2)
+    for i in range(policy.hidden_2.shape[0]):
+        policy.hidden_2[i] = math.tanh(policy.hidden_2[i])
+    _add_layer(policy.weight_3, policy.bias_3, policy.hidden_2, out)
     rule = x.shape[0] - 3  # the last three features are the rule's verb
     for verb in range(3):
-        out[verb] = policy.bias_3[verb] + policy.prior * x[rule + verb]
-        for j in range(policy.weight_3.shape[1]):
-            out[verb] += policy.weight_3[verb, j] * policy.hidden_2[j]
+        out[verb] += policy.prior * x[rule + verb]
 
 
 @jit
