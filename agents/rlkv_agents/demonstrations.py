@@ -138,6 +138,7 @@ def demonstrate(
 ) -> Demonstrations:
     """The teacher's verbs along the student's path (its own path with ``obey_teacher``)."""
     scenario, table = teacher.scenario, teacher.scenario.table
+    student = student.on(scenario)
     stack = build_state(
         scenario.profile,
         traces,

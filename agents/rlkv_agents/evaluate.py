@@ -28,7 +28,7 @@ def run_policy(
     scenario: Scenario, policy: AgentPolicy, trace: Trace, config: EngineConfig | None = None
 ) -> RunResult:
     """One policy on one trace of a scenario, to the end of its last session."""
-    table = scenario.table
+    policy, table = policy.on(scenario), scenario.table
     engine = Engine(
         scenario.profile,
         trace,

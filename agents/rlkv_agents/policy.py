@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_agents.advice import Advice
 from rlkv_agents.rules import Rule
+from rlkv_engine.estimates import PauseTable
 from rlkv_engine.loop import Policy as CompiledPolicy
 from rlkv_engine.loop import make_policy
 from rlkv_engine.observe import FEATURES, STEPS_S
+from rlkv_engine.profile import Profile
 
 #: PRESERVE, SWAP, DISCARD.
 NUM_VERBS = 3
@@ -40,14 +44,29 @@ def range_of(
     return np.where(checked, lowest - slack, -np.inf), np.where(checked, highest + slack, np.inf)
 
 
+class Deployment(Protocol):
+    """The machine and the pauses that a policy is used with, as a ``Scenario`` has them."""
+
+    @property
+    def profile(self) -> Profile:
+        """Costs and pools of the machine."""
+
+    @property
+    def table(self) -> PauseTable:
+        """What is known of its pauses."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AgentPolicy:
     """A named policy: its rule orders the victims and answers, unless ``weights`` do.
 
     ``weights`` are ``weight_1 [hidden, num_features], bias_1 [hidden], weight_2 [hidden, hidden],
     bias_2 [hidden], weight_3 [3, hidden], bias_3 [3]`` of a tanh network; ``prior`` is added to the
-    logit of the rule's verb, so that zero weights give exactly the rule. Outside ``trained_range``
-    (lowest and highest value of each feature, ``[num_features]`` each) the rule answers.
+    logit of the rule's verb, so that zero weights give exactly the rule. The rule answers outside
+    ``trained_range`` (lowest and highest value of each feature, ``[num_features]`` each), and where
+    the network would leave it with a probability below ``min_confidence``.
+
+    With ``advice`` the rule's constants are those for the machine it is used ``on``.
     """
 
     name: str
@@ -55,6 +74,15 @@ class AgentPolicy:
     weights: Sequence[NDArray[np.float64]] | None = None
     prior: float = 0.0
     trained_range: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    min_confidence: float = 0.0
+    advice: Advice | None = None
+
+    def on(self, deployment: Deployment) -> AgentPolicy:
+        """This policy with the rule that is right there."""
+        if self.advice is None:
+            return self
+        rule = self.advice.rule_for(deployment.profile, deployment.table)
+        return replace(self, rule=rule, advice=None)
 
     @property
     def sees_future(self) -> bool:
@@ -63,7 +91,9 @@ class AgentPolicy:
 
     def compiled(self) -> CompiledPolicy:
         """The form that runs inside the engine's loop."""
-        return make_policy(self.weights, self.prior, self.trained_range)
+        return make_policy(
+            self.weights, self.prior, self.trained_range, self.min_confidence
+        )
 
 
 #: Names of a policy's tensors: the network's, and the range it was trained on.

@@ -208,10 +208,11 @@ def scenario_digest(scenario: Scenario, split: Split) -> str:
 
 def policy_digest(policy: AgentPolicy, scenario: Scenario) -> str:
     """What a policy's answers depend on."""
+    policy = policy.on(scenario)
     leases = policy.rule.leases(scenario.profile, scenario.table)
     learned = [*(policy.weights or ()), *(policy.trained_range or ())]
     arrays = [policy.rule.params(scenario.table), *([] if leases is None else [leases]), *learned]
-    return digest(policy.rule.name, policy.prior, *arrays)
+    return digest(policy.rule.name, policy.prior, policy.min_confidence, *arrays)
 
 
 def _tuned(scenario: Scenario, rule: str) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def memory_timeline(
 
 
 def _engine(scenario: Scenario, policy: AgentPolicy, trace: Trace) -> Engine:
+    policy = policy.on(scenario)
     return Engine(
         scenario.profile,
         trace,

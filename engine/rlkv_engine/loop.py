@@ -56,6 +56,8 @@ class Policy(NamedTuple):
     weight_3: NDArray[np.float64]  # [hidden, 3]
     bias_3: NDArray[np.float64]  # [3]
     prior: float
+    #: The rule's verb is only left for one at least this likely.
+    min_confidence: float
     #: Where an observation lies outside these, the rule answers: the network was not trained there.
     low: NDArray[np.float64]  # [num_features]
     high: NDArray[np.float64]  # [num_features]
@@ -129,11 +131,13 @@ def make_policy(
     weights: Sequence[NDArray[np.float64]] | None = None,
     prior: float = 0.0,
     trained_range: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    min_confidence: float = 0.0,
 ) -> Policy:
     """A policy from ``weight_1, bias_1, ... bias_3``; None answers with the engine's own rule.
 
     ``trained_range`` is the lowest and highest value of each feature that the network may answer
-    for, each of shape ``[num_features]``; None answers everywhere.
+    for, each of shape ``[num_features]``; None answers everywhere. Below ``min_confidence`` the rule
+    answers too.
     """
     low, high = trained_range or (np.full(NUM_FEATURES, -np.inf), np.full(NUM_FEATURES, np.inf))
     if weights is None:
@@ -149,6 +153,7 @@ def make_policy(
         np.ascontiguousarray(weight_3.T),
         bias_3,
         float(prior),
+        float(min_confidence),
         np.ascontiguousarray(low, np.float64),
         np.ascontiguousarray(high, np.float64),
         np.zeros(len(bias_1)),

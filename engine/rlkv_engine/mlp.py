@@ -46,15 +46,26 @@ def knows(policy) -> bool:  # type: ignore[no-untyped-def]
 
 @jit
 def mlp_verb(policy, swap_legal: bool) -> int:  # type: ignore[no-untyped-def]
-    """Greedy verb of a ``loop.Policy`` network for ``policy.observation``; the rule's elsewhere."""
+    """Greedy verb of a ``loop.Policy`` network for ``policy.observation``.
+
+    The rule's verb where the network was not trained, or is less sure than it has to be.
+    """
+    rule = 2
+    for verb in range(2):
+        if policy.observation[policy.observation.shape[0] - 3 + verb] == 1.0:
+            rule = verb
     if not knows(policy):
-        rule = policy.observation.shape[0] - 3
-        if policy.observation[rule] == 1.0:
-            return 0
-        return 1 if policy.observation[rule + 1] == 1.0 else 2
+        return rule
     logits = policy.logits
     mlp_logits(policy, logits)
     best = 0 if logits[0] >= logits[2] else 2
     if swap_legal and logits[1] > logits[best]:
         best = 1
+    if best != rule and policy.min_confidence > 0.0:
+        total = 0.0
+        for verb in range(3):
+            if verb != 1 or swap_legal:
+                total += math.exp(logits[verb] - logits[best])
+        if 1.0 / total < policy.min_confidence:
+            return rule
     return best

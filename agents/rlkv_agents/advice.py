@@ -1,0 +1,85 @@
+"""The rule's constants for a machine nobody tuned it for: from machines that are like it.
+
+Many machines ran the same candidates; the advice for another one is the candidate with the least
+regret there, every machine weighted by how near it is (Nadaraya, 1964, with a Gaussian kernel).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_agents.rules import House
+from rlkv_engine.estimates import PauseTable
+from rlkv_engine.profile import Profile
+
+#: Constants that the candidates differ in, and their values: a coarser grid than that of tuning.
+GRID: Mapping[str, Sequence[float]] = {
+    "slack_ratio": (0.0, 0.003),
+    "guard_pauses": (0.0, 0.5, 1.0, 2.0),
+    "swap_ratio": (0.0, 8.0),
+    "write_through": (0.0, 1.0),
+}
+#: What a machine is known by, each in octaves: see ``describe``.
+DESCRIPTION = ("host_over_device", "copy_over_recompute", "pause_over_pool", "pause_skew")
+#: Width of the kernel in octaves.
+BANDWIDTH = 1.0
+
+
+def candidates() -> list[House]:
+    """The rules that every machine ran, in the order of ``Advice.regret``'s columns."""
+    return [
+        House(**dict(zip(GRID, values, strict=True))) for values in itertools.product(*GRID.values())
+    ]
+
+
+def describe(profile: Profile, table: PauseTable) -> NDArray[np.float64]:
+    """A machine and its pauses as numbers in octaves, shape ``[len(DESCRIPTION)]``.
+
+    Host over device pool; copying a block out and in over recomputing it, in a context of an eighth
+    of the pool; mean pause over the time to compute the whole pool; mean over median pause.
+    """
+    tokens = profile.num_device_blocks * profile.block_size
+    recompute_s = profile.block_size * (
+        profile.prefill_token_s + profile.prefill_token_context_s * tokens / 8.0
+    )
+    copy_s = profile.swap_out_block_s + profile.swap_in_block_s
+    median_s = float(table.quantiles_s[-1][50])
+    return np.log2(
+        [
+            profile.num_host_blocks / profile.num_device_blocks + 0.02,
+            copy_s / recompute_s,
+            table.mean_pause_s / (tokens * profile.prefill_token_s),
+            table.mean_pause_s / max(median_s, 1e-3),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Advice:
+    """What every candidate cost on every machine."""
+
+    machines: NDArray[np.float64]  #: [num_machines, len(DESCRIPTION)], see ``describe``
+    #: Log of a candidate's latency over that of the machine's best, [num_machines, num_candidates].
+    regret: NDArray[np.float64]
+
+    def rule_for(self, profile: Profile, table: PauseTable) -> House:
+        """The rule with the least expected regret on a machine."""
+        squares = ((self.machines - describe(profile, table)) ** 2).sum(axis=1)
+        # Far from all of them the nearest still counts: only differences of distances matter.
+        weight = np.exp(-(squares - squares.min()) / (2.0 * BANDWIDTH**2))
+        return candidates()[int(np.argmin(weight @ self.regret))]
+
+    def distance(self, profile: Profile, table: PauseTable) -> float:
+        """Octaves to the nearest machine known."""
+        return math.sqrt(((self.machines - describe(profile, table)) ** 2).sum(axis=1).min())
+
+    def without(self, machine: int) -> Advice:
+        """What would be known without one of the machines: what its advice is worth elsewhere."""
+        kept = np.arange(len(self.machines)) != machine
+        return Advice(self.machines[kept], self.regret[kept])
