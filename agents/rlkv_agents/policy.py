@@ -1,17 +1,20 @@
-"""What is evaluated: a rule, or a learned network that starts at one."""
+"""What is evaluated: a rule, or a network or trees that were learnt from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.rules import Rule
+from rlkv_agents.tree_tensors import tree_tensors, trees_from
 from rlkv_engine.loop import Policy as CompiledPolicy
 from rlkv_engine.loop import make_policy
 from rlkv_engine.observe import FEATURES, STEPS_S
+from rlkv_engine.tree import Trees
 
 #: PRESERVE, SWAP, DISCARD.
 NUM_VERBS = 3
@@ -48,6 +51,7 @@ class AgentPolicy:
     bias_2 [hidden], weight_3 [3, hidden], bias_3 [3]`` of a tanh network; ``prior`` is added to the
     logit of the rule's verb, so that zero weights give exactly the rule. Outside ``trained_range``
     (lowest and highest value of each feature, ``[num_features]`` each) the rule answers.
+    ``trees`` answer in their place; where a decision point has none, the rule does.
     """
 
     name: str
@@ -55,6 +59,7 @@ class AgentPolicy:
     weights: Sequence[NDArray[np.float64]] | None = None
     prior: float = 0.0
     trained_range: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    trees: Trees | None = None
 
     @property
     def sees_future(self) -> bool:
@@ -63,37 +68,44 @@ class AgentPolicy:
 
     def compiled(self) -> CompiledPolicy:
         """The form that runs inside the engine's loop."""
-        return make_policy(self.weights, self.prior, self.trained_range)
+        return make_policy(self.weights, self.prior, self.trained_range, self.trees)
 
 
-#: Names of a policy's tensors: the network's, and the range it was trained on.
-TENSORS = (
-    "weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias_3", "range_low", "range_high",
-)  # fmt: skip
+#: Names of a policy's tensors: the network's, and the range it was trained on. Those of trees are
+#: ``tree_tensors.TREE_TENSORS``.
+NETWORK_TENSORS = ("weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias_3")
+RANGE_TENSORS = ("range_low", "range_high")
+TENSORS = NETWORK_TENSORS + RANGE_TENSORS
 
 
-def to_tensors(policy: AgentPolicy) -> dict[str, NDArray[np.float32]]:
-    """The learned part of a policy as named float32 arrays.
+def to_tensors(policy: AgentPolicy) -> dict[str, NDArray[Any]]:
+    """The learned part of a policy as named arrays: float32, and int32 in trees.
 
-    A plain rule becomes a network that says nothing, and answers nowhere but as the rule does.
+    A plain rule becomes a network that says nothing, and answers nowhere but as the rule does;
+    trees have no network beside them unless the policy has.
     """
     weights = policy.weights
-    if weights is None:
+    if weights is None and policy.trees is None:
         weights = [
             np.zeros((1, len(FEATURES))), np.zeros(1), np.zeros((1, 1)), np.zeros(1),
             np.zeros((NUM_VERBS, 1)), np.zeros(NUM_VERBS),
         ]  # fmt: skip
     unlimited = np.full(len(FEATURES), np.inf)
     low, high = policy.trained_range or (-unlimited, unlimited)
-    return {
+    names = TENSORS if weights is not None else RANGE_TENSORS
+    tensors: dict[str, NDArray[Any]] = {
         name: np.ascontiguousarray(array, np.float32)
-        for name, array in zip(TENSORS, [*weights, low, high], strict=True)
+        for name, array in zip(names, [*(weights or []), low, high], strict=True)
     }
+    return tensors if policy.trees is None else tensors | tree_tensors(policy.trees)
 
 
 def from_tensors(
-    name: str, rule: Rule, prior: float, tensors: Mapping[str, NDArray[np.float32]]
+    name: str, rule: Rule, prior: float, tensors: Mapping[str, NDArray[Any]]
 ) -> AgentPolicy:
     """The policy that ``to_tensors`` took apart."""
-    *weights, low, high = (tensors[tensor].astype(np.float64) for tensor in TENSORS)
-    return AgentPolicy(name, rule, weights, prior, (low, high))
+    weights = None
+    if TENSORS[0] in tensors:
+        weights = [tensors[tensor].astype(np.float64) for tensor in NETWORK_TENSORS]
+    low, high = (tensors[tensor].astype(np.float64) for tensor in RANGE_TENSORS)
+    return AgentPolicy(name, rule, weights, prior, (low, high), trees_from(tensors))
