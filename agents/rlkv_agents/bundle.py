@@ -2,7 +2,9 @@
 
 Readable without torch, never a pickle. ``weights.safetensors`` holds ``weight_1, bias_1, weight_2,
 bias_2, weight_3, bias_3`` and the range of observations they were trained on, ``range_low`` and
-``range_high``; ``bundle.json`` says what the numbers mean, and the SHA-256 of the weights.
+``range_high``; for trees ``tree_feature, tree_threshold, ...`` (tree_tensors.py) in place of the
+network's; with advice on the rule's constants ``advice_machines``, ``advice_regret`` (advice.py).
+``bundle.json`` says what the numbers mean, and the SHA-256 of the weights.
 """
 
 from __future__ import annotations
@@ -19,8 +21,18 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from rlkv_agents.policy import NUM_VERBS, AgentPolicy, from_tensors, to_tensors
+from rlkv_agents.advice import DESCRIPTION, candidates
+from rlkv_agents.policy import (
+    ADVICE_TENSORS,
+    NETWORK_TENSORS,
+    NUM_VERBS,
+    RANGE_TENSORS,
+    AgentPolicy,
+    from_tensors,
+    to_tensors,
+)
 from rlkv_agents.rules import make_rule
+from rlkv_agents.tree_tensors import TREE_TENSORS, check_trees
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import FEATURES
 from rlkv_envs.traces.whole_file import write_files
@@ -57,7 +69,7 @@ def bundle_files(policy: AgentPolicy, metadata: Mapping[str, Any]) -> dict[str, 
     """The files of a bundle by name.
 
     Args:
-        policy: a learned policy, or a rule (stored as a network that never leaves it).
+        policy: a network, trees, or a rule (stored as a network that never leaves it).
         metadata: what it was trained on and how it did, JSON values.
     """
     tensors = to_tensors(policy)
@@ -70,8 +82,9 @@ def bundle_files(policy: AgentPolicy, metadata: Mapping[str, Any]) -> dict[str, 
             for f in FEATURES
         ],
         "verbs": VERBS,
-        "hidden": len(tensors["bias_1"]),
+        "hidden": len(tensors["bias_1"]) if "bias_1" in tensors else 0,
         "prior": policy.prior if policy.weights is not None else 1.0,
+        "min_confidence": policy.min_confidence,
         "rule": {"name": policy.rule.name, "constants": _constants(policy)},
         "weights_sha256": hashlib.sha256(payload).hexdigest(),
         **metadata,
@@ -107,7 +120,13 @@ def load_bundle(folder: Path | str) -> Bundle:
         rule = make_rule(document["rule"]["name"], document["rule"]["constants"])
     except InputError as error:
         raise InputError(error.reason, path=meta_path) from error
-    policy = from_tensors(str(document["name"]), rule, float(document["prior"]), tensors)
+    policy = from_tensors(
+        str(document["name"]),
+        rule,
+        float(document["prior"]),
+        tensors,
+        float(document.get("min_confidence", 0.0)),
+    )
     return Bundle(policy, document)
 
 
@@ -165,6 +184,9 @@ def _read_metadata(path: Path) -> dict[str, Any]:
             raise InputError(f"rule constant {constant!r} must be a finite number", path=path)
     if not 0.0 <= document["prior"] < 1e6:
         raise InputError("prior must be a number from 0 to a million", path=path)
+    confidence = document.get("min_confidence", 0.0)
+    if not isinstance(confidence, int | float) or not 0.0 <= confidence <= 1.0:
+        raise InputError(f"min_confidence must be from 0 to 1 (got {confidence!r})", path=path)
     if document.get("verbs") != VERBS:
         raise InputError(f"verbs must be {', '.join(VERBS)}", path=path)
     _check_observations(document["observations"], path)
@@ -184,12 +206,20 @@ def _check_observations(observations: list[Any], path: Path) -> None:
 
 def _check_tensors(tensors: Mapping[str, np.ndarray], hidden: int, path: Path) -> None:
     features = len(FEATURES)
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "weight_1": (hidden, features), "bias_1": (hidden,),
         "weight_2": (hidden, hidden), "bias_2": (hidden,),
         "weight_3": (NUM_VERBS, hidden), "bias_3": (NUM_VERBS,),
         "range_low": (features,), "range_high": (features,),
     }  # fmt: skip
+    if any(name in tensors for name in TREE_TENSORS):
+        check_trees(tensors, path)
+        if not any(name in tensors for name in NETWORK_TENSORS):
+            shapes = {name: shape for name, shape in shapes.items() if name in RANGE_TENSORS}
+    if any(name in tensors for name in ADVICE_TENSORS):
+        machines = max(np.size(tensors.get("advice_machines", 0)) // len(DESCRIPTION), 1)
+        shapes["advice_machines"] = (machines, len(DESCRIPTION))
+        shapes["advice_regret"] = (machines, len(candidates()))
     for name, shape in shapes.items():
         if name not in tensors:
             raise InputError(f"tensor {name} is missing", path=path)

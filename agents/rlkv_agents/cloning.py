@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from rlkv_agents.actor import Actor
-from rlkv_agents.demonstrations import NUM_POINTS, Demonstrations, Teacher, demonstrate, join
+from rlkv_agents.demonstrations import Demonstrations, Teacher, demonstrate, join
 from rlkv_agents.learner import SEED_STRIDE
 from rlkv_agents.policy import NUM_VERBS, AgentPolicy, range_of
 from rlkv_agents.rules import House
 from rlkv_engine.observe import NUM_FEATURES
+from rlkv_engine.tree import NUM_POINTS
 
 UNIVERSAL = "universal"
 

@@ -34,10 +34,8 @@ from rlkv_engine.state import (
     engine_view,
 )
 from rlkv_engine.trace import Trace
+from rlkv_engine.tree import NUM_POINTS
 from rlkv_envs.scenario import Scenario
-
-#: Decision points: CALL, and a REVISIT for NEW, RESUME and GROW.
-NUM_POINTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,7 @@ class Demonstrations(NamedTuple):
     mask: NDArray[np.bool_]  # [num, NUM_VERBS]
     verb: NDArray[np.int64]  # [num]
     point: NDArray[np.int64]  # [num]
+    weight: NDArray[np.float64]  # [num], decisions that each stands for
 
 
 @jit
@@ -160,6 +159,7 @@ def demonstrate(
             np.zeros((num_per_trace, NUM_VERBS), np.bool_),
             np.zeros(num_per_trace, np.int64),
             np.zeros(num_per_trace, np.int64),
+            np.ones(num_per_trace),
         )
         done = np.zeros(2 + 2 * NUM_POINTS, np.int64)
         uniforms = rng.random(65_521)
@@ -173,9 +173,9 @@ def demonstrate(
         ):  # fmt: skip
             stack = grow_slots(stack)
         k = int(done[1])
-        parts.append(
-            Demonstrations(demos.observation[:k], demos.mask[:k], demos.verb[:k], demos.point[:k])
-        )
+        stands_for = done[2:6] / np.maximum(done[6:], 1)
+        demos.weight[:k] = stands_for[demos.point[:k]]
+        parts.append(Demonstrations._make(array[:k] for array in demos))
         keep = np.minimum(1.0, num_per_trace / NUM_POINTS / np.maximum(done[2:6], 1))
         first_session += trace.num_sessions
     return join(parts)
@@ -183,9 +183,5 @@ def demonstrate(
 
 def join(parts: Sequence[Demonstrations]) -> Demonstrations:
     """All of them behind each other."""
-    return Demonstrations(
-        np.concatenate([part.observation for part in parts]),
-        np.concatenate([part.mask for part in parts]),
-        np.concatenate([part.verb for part in parts]),
-        np.concatenate([part.point for part in parts]),
-    )
+    columns = zip(*parts, strict=True)  # one for each field of Demonstrations
+    return Demonstrations._make(np.concatenate(arrays) for arrays in columns)

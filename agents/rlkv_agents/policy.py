@@ -1,21 +1,23 @@
-"""What is evaluated: a rule, or a learned network that starts at one."""
+"""What is evaluated: a rule, or a network or trees that were learnt from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.advice import Advice
 from rlkv_agents.rules import Rule
+from rlkv_agents.tree_tensors import tree_tensors, trees_from
 from rlkv_engine.estimates import PauseTable
 from rlkv_engine.loop import Policy as CompiledPolicy
 from rlkv_engine.loop import make_policy
 from rlkv_engine.observe import FEATURES, STEPS_S
 from rlkv_engine.profile import Profile
+from rlkv_engine.tree import Trees
 
 #: PRESERVE, SWAP, DISCARD.
 NUM_VERBS = 3
@@ -62,7 +64,8 @@ class AgentPolicy:
 
     ``weights`` are ``weight_1 [hidden, num_features], bias_1 [hidden], weight_2 [hidden, hidden],
     bias_2 [hidden], weight_3 [3, hidden], bias_3 [3]`` of a tanh network; ``prior`` is added to the
-    logit of the rule's verb, so that zero weights give exactly the rule. The rule answers outside
+    logit of the rule's verb, so that zero weights give exactly the rule. ``trees`` answer in their
+    place; where a decision point has none, the rule does. The rule also answers outside
     ``trained_range`` (lowest and highest value of each feature, ``[num_features]`` each), and where
     the network would leave it with a probability below ``min_confidence``.
 
@@ -74,6 +77,7 @@ class AgentPolicy:
     weights: Sequence[NDArray[np.float64]] | None = None
     prior: float = 0.0
     trained_range: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    trees: Trees | None = None
     min_confidence: float = 0.0
     advice: Advice | None = None
 
@@ -92,38 +96,58 @@ class AgentPolicy:
     def compiled(self) -> CompiledPolicy:
         """The form that runs inside the engine's loop."""
         return make_policy(
-            self.weights, self.prior, self.trained_range, self.min_confidence
+            self.weights, self.prior, self.trained_range, self.trees, self.min_confidence
         )
 
 
-#: Names of a policy's tensors: the network's, and the range it was trained on.
-TENSORS = (
-    "weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias_3", "range_low", "range_high",
-)  # fmt: skip
+#: Names of a policy's tensors: the network's, and the range it was trained on. Those of trees are
+#: ``tree_tensors.TREE_TENSORS``.
+NETWORK_TENSORS = ("weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias_3")
+RANGE_TENSORS = ("range_low", "range_high")
+TENSORS = NETWORK_TENSORS + RANGE_TENSORS
+ADVICE_TENSORS = ("advice_machines", "advice_regret")
 
 
-def to_tensors(policy: AgentPolicy) -> dict[str, NDArray[np.float32]]:
-    """The learned part of a policy as named float32 arrays.
+def to_tensors(policy: AgentPolicy) -> dict[str, NDArray[Any]]:
+    """The learned part of a policy as named arrays: float32, and int32 in trees.
 
-    A plain rule becomes a network that says nothing, and answers nowhere but as the rule does.
+    A plain rule becomes a network that says nothing, and answers nowhere but as the rule does;
+    trees have no network beside them unless the policy has.
     """
     weights = policy.weights
-    if weights is None:
+    if weights is None and policy.trees is None:
         weights = [
             np.zeros((1, len(FEATURES))), np.zeros(1), np.zeros((1, 1)), np.zeros(1),
             np.zeros((NUM_VERBS, 1)), np.zeros(NUM_VERBS),
         ]  # fmt: skip
     unlimited = np.full(len(FEATURES), np.inf)
     low, high = policy.trained_range or (-unlimited, unlimited)
-    return {
+    names = TENSORS if weights is not None else RANGE_TENSORS
+    tensors: dict[str, NDArray[Any]] = {
         name: np.ascontiguousarray(array, np.float32)
-        for name, array in zip(TENSORS, [*weights, low, high], strict=True)
+        for name, array in zip(names, [*(weights or []), low, high], strict=True)
     }
+    if policy.advice is not None:
+        arrays = (policy.advice.machines, policy.advice.regret)
+        for name, array in zip(ADVICE_TENSORS, arrays, strict=True):
+            tensors[name] = np.ascontiguousarray(array, np.float32)
+    return tensors if policy.trees is None else tensors | tree_tensors(policy.trees)
 
 
 def from_tensors(
-    name: str, rule: Rule, prior: float, tensors: Mapping[str, NDArray[np.float32]]
+    name: str,
+    rule: Rule,
+    prior: float,
+    tensors: Mapping[str, NDArray[Any]],
+    min_confidence: float = 0.0,
 ) -> AgentPolicy:
     """The policy that ``to_tensors`` took apart."""
-    *weights, low, high = (tensors[tensor].astype(np.float64) for tensor in TENSORS)
-    return AgentPolicy(name, rule, weights, prior, (low, high))
+    weights = None
+    if TENSORS[0] in tensors:
+        weights = [tensors[tensor].astype(np.float64) for tensor in NETWORK_TENSORS]
+    low, high = (tensors[tensor].astype(np.float64) for tensor in RANGE_TENSORS)
+    advice = None
+    if ADVICE_TENSORS[0] in tensors:
+        advice = Advice(*(tensors[tensor].astype(np.float64) for tensor in ADVICE_TENSORS))
+    trees = trees_from(tensors)
+    return AgentPolicy(name, rule, weights, prior, (low, high), trees, min_confidence, advice)

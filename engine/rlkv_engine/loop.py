@@ -14,7 +14,7 @@ from rlkv_engine.events import process_events
 from rlkv_engine.iteration import iterate
 from rlkv_engine.jit import jit, jit_inline
 from rlkv_engine.memory import swap_is_legal
-from rlkv_engine.mlp import mlp_verb
+from rlkv_engine.mlp import mlp_verb, tree_verb
 from rlkv_engine.observe import NUM_FEATURES, observe
 from rlkv_engine.offers import answer, ask_call
 from rlkv_engine.rule import EAGER, rule_verb
@@ -36,6 +36,7 @@ from rlkv_engine.state import (
     State,
     engine_view,
 )
+from rlkv_engine.tree import NO_TREE, Trees, no_trees
 from rlkv_engine.waste import review
 
 # Why the loop returned.
@@ -43,10 +44,11 @@ DECIDE, DONE, FULL, TIME_UP = 0, 1, 2, 3
 
 
 class Policy(NamedTuple):
-    """What answers decisions inside the compiled loop: the rule, or a network on top of it.
+    """What answers decisions inside the compiled loop: the rule, or what was learnt on top of it.
 
-    A tanh network ``[features] -> hidden -> hidden -> 3`` whose logits get ``prior`` added to the
-    rule's verb; without a network (``weight_1`` of shape ``[0, 0]``) the rule's verb is taken.
+    A tree where the decision point has one; else a tanh network ``[features] -> hidden -> hidden ->
+    3`` whose logits get ``prior`` added to the rule's verb; without a network (``weight_1`` of
+    shape ``[0, 0]``) the rule's verb is taken.
     """
 
     weight_1: NDArray[np.float64]  # [num_features, hidden]: inputs first, see mlp.py
@@ -58,7 +60,8 @@ class Policy(NamedTuple):
     prior: float
     #: The rule's verb is only left for one at least this likely.
     min_confidence: float
-    #: Where an observation lies outside these, the rule answers: the network was not trained there.
+    trees: Trees
+    #: Where an observation lies outside these, the rule answers: nothing was learnt there.
     low: NDArray[np.float64]  # [num_features]
     high: NDArray[np.float64]  # [num_features]
     hidden_1: NDArray[np.float64]  # [hidden], scratch
@@ -104,16 +107,20 @@ def run_to_decision(st: State, until_s: float) -> int:
 @jit_inline
 def policy_verb(st: State, policy: Policy) -> int:
     """The policy's verb for the open decision."""
-    rule = rule_verb(st, st.n[DECISION_POINT], st.n[DECISION_SLOT])
-    if policy.weight_1.shape[0] == 0:
+    point = st.n[DECISION_POINT]
+    rule = rule_verb(st, point, st.n[DECISION_SLOT])
+    has_tree = policy.trees.root[point] != NO_TREE
+    if policy.weight_1.shape[0] == 0 and not has_tree:
         return rule
     observe(st, policy.observation)
-    if rule == SWAP_NOW:
-        # The network has one SWAP; on a rule that swaps at once (and discards where the host has
-        # no room) it means the rule's.
-        verb = mlp_verb(policy, True)
-        return SWAP_NOW if verb == SWAP else verb
-    return mlp_verb(policy, swap_is_legal(st))
+    # What was learnt has one SWAP; on a rule that swaps at once (and discards where the host has
+    # no room) it means the rule's.
+    swap_legal = rule == SWAP_NOW or swap_is_legal(st)
+    if has_tree:
+        verb = tree_verb(policy, point, swap_legal)
+    else:
+        verb = mlp_verb(policy, swap_legal)
+    return SWAP_NOW if rule == SWAP_NOW and verb == SWAP else verb
 
 
 @jit
@@ -131,13 +138,15 @@ def make_policy(
     weights: Sequence[NDArray[np.float64]] | None = None,
     prior: float = 0.0,
     trained_range: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    trees: Trees | None = None,
     min_confidence: float = 0.0,
 ) -> Policy:
     """A policy from ``weight_1, bias_1, ... bias_3``; None answers with the engine's own rule.
 
-    ``trained_range`` is the lowest and highest value of each feature that the network may answer
-    for, each of shape ``[num_features]``; None answers everywhere. Below ``min_confidence`` the rule
-    answers too.
+    ``trained_range`` is the lowest and highest value of each feature that network and trees may
+    answer for, each of shape ``[num_features]``; None answers everywhere. ``trees`` go before the
+    network at the decision points that have one. Where the network leaves the rule with less than
+    ``min_confidence`` the rule answers too.
     """
     low, high = trained_range or (np.full(NUM_FEATURES, -np.inf), np.full(NUM_FEATURES, np.inf))
     if weights is None:
@@ -154,6 +163,7 @@ def make_policy(
         bias_3,
         float(prior),
         float(min_confidence),
+        no_trees() if trees is None else trees,
         np.ascontiguousarray(low, np.float64),
         np.ascontiguousarray(high, np.float64),
         np.zeros(len(bias_1)),

@@ -1,10 +1,11 @@
-"""The small network, compiled: a bundle inside the engine's own loop."""
+"""What was learnt, compiled: the network or trees of a bundle inside the engine's own loop."""
 
 from __future__ import annotations
 
 import math
 
 from rlkv_engine.jit import jit
+from rlkv_engine.tree import AS_RULE, tree_answer
 
 
 @jit
@@ -37,11 +38,19 @@ def mlp_logits(policy, out) -> None:  # type: ignore[no-untyped-def]
 
 @jit
 def knows(policy) -> bool:  # type: ignore[no-untyped-def]
-    """Is ``policy.observation`` within what the network was trained on?"""
+    """Is ``policy.observation`` within what was met in training?"""
     for i in range(policy.low.shape[0]):
         if policy.observation[i] < policy.low[i] or policy.observation[i] > policy.high[i]:
             return False
     return True
+
+
+@jit
+def _as_rule(policy) -> int:  # type: ignore[no-untyped-def]
+    rule = policy.observation.shape[0] - 3
+    if policy.observation[rule] == 1.0:
+        return 0
+    return 1 if policy.observation[rule + 1] == 1.0 else 2
 
 
 @jit
@@ -50,10 +59,7 @@ def mlp_verb(policy, swap_legal: bool) -> int:  # type: ignore[no-untyped-def]
 
     The rule's verb where the network was not trained, or is less sure than it has to be.
     """
-    rule = 2
-    for verb in range(2):
-        if policy.observation[policy.observation.shape[0] - 3 + verb] == 1.0:
-            rule = verb
+    rule = _as_rule(policy)
     if not knows(policy):
         return rule
     logits = policy.logits
@@ -69,3 +75,12 @@ def mlp_verb(policy, swap_legal: bool) -> int:  # type: ignore[no-untyped-def]
         if 1.0 / total < policy.min_confidence:
             return rule
     return best
+
+
+@jit
+def tree_verb(policy, point: int, swap_legal: bool) -> int:  # type: ignore[no-untyped-def]
+    """Verb of the tree of a decision point for ``policy.observation``; the rule's elsewhere."""
+    if not knows(policy):
+        return _as_rule(policy)
+    answer = tree_answer(policy.trees, policy.observation, point, swap_legal)
+    return _as_rule(policy) if answer == AS_RULE else answer

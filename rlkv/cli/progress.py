@@ -14,6 +14,7 @@ _TITLES = {
     "train": "learning",
     "specialists": "specialists",
     "distil": "distilling",
+    "explain": "explaining",
     "eval": "held-out traces",
     "sweep": "load sweep",
     "knees": "knees",

@@ -62,6 +62,14 @@ def train_command(
         ),
     ] = None,
     seeds: Seeds = 16,
+    as_tree: Annotated[
+        bool,
+        typer.Option(
+            "--as-tree",
+            help="Distil what was learnt into decision trees and save those, unless they validate"
+            " worse than the rule.",
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder of bundle, record and report.")] = DEFAULT_OUT,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
     as_json: AsJson = False,
@@ -96,17 +104,33 @@ def train_command(
                 on_progress=on_progress,
                 on_checkpoint=note,
             )
+            result, explanation, metadata = _explain(
+                built, result, range(seeds), seed, as_tree, on_progress
+            )
             record = _judge(built, result, range(seeds), on_progress)
+            record["explanation"] = explanation
             if scenario is None and profile is None and workload is None and trace is None:
                 record["also"] = [_judge_elsewhere(result, range(seeds), on_progress)]
         record["wall_s"] = time.monotonic() - since
         record["inputs"] = scenario_inputs(built, trace, profile)
         record["bundle"] = BUNDLE
-        write_report(record, out, _bundle_files(result, record, built))
+        write_report(record, out, _bundle_files(result, record, built, metadata))
     except KeyboardInterrupt:
         typer.echo(_stopped(out / CHECKPOINT, saved), err=True)
         raise
     _print(record, out, as_json)
+    if as_tree and record["explanation"]["saved"] != "trees":
+        typer.echo(_no_trees(record["explanation"]), err=True)
+
+
+def _no_trees(explanation: dict[str, Any]) -> str:
+    if "depth" not in explanation:
+        return "no trees: what was learnt never departs from its rule, the bundle holds the rule"
+    ratio = explanation["validation"][f"depth {explanation['depth']}"]["ratio"]
+    return (
+        f"no trees: on validation traces they take {ratio:.3f}x of the rule's latency, too much to"
+        " be sure; the bundle holds the network"
+    )
 
 
 def _stopped(checkpoint: Path, saved: int) -> str:
@@ -160,6 +184,38 @@ def tune_command(
     Console().print(table)
 
 
+def _explain(
+    scenario: Scenario,
+    result: TrainResult,
+    seeds: range,
+    seed: int,
+    as_tree: bool,
+    on_progress: OnProgress,
+) -> tuple[TrainResult, dict[str, Any], dict[str, Any]]:
+    """What was learnt, in words; with ``as_tree`` the trees become the result.
+
+    Returns:
+        The result, its explanation, and what the bundle says of the trees in it.
+    """
+    from rlkv.cli.explain import tree_metadata
+    from rlkv.explain import explain, num_explain_steps
+    from rlkv_agents.train import counter
+
+    steps = num_explain_steps(result.policy, len(seeds), every_depth=False)
+    explanation, distilled = explain(
+        scenario,
+        result.policy,
+        seeds,
+        seed=seed,
+        every_depth=False,
+        on_step=counter(on_progress, "explain", steps),
+    )
+    if not as_tree or distilled is None or not distilled.is_safe:
+        return result, explanation | {"saved": explanation["kind"]}, {}
+    trees = replace(result, policy=distilled.policy)
+    return trees, explanation | {"saved": "trees"}, tree_metadata(scenario, distilled)
+
+
 def _judge(
     scenario: Scenario, result: TrainResult, seeds: range, on_progress: OnProgress
 ) -> dict[str, Any]:
@@ -202,7 +258,7 @@ def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress)
 
 
 def _bundle_files(
-    result: TrainResult, record: dict[str, Any], scenario: Scenario
+    result: TrainResult, record: dict[str, Any], scenario: Scenario, more: dict[str, Any]
 ) -> dict[str, bytes]:
     from rlkv_agents.bundle import bundle_files
 
@@ -225,6 +281,7 @@ def _bundle_files(
                 "best_rule": record["best_rule"],
                 "seeds": record["seeds"],
             },
+            **more,
         },
     )
     return {f"{BUNDLE}/{name}": content for name, content in files.items()}
@@ -236,9 +293,13 @@ def _print(record: dict[str, Any], out: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
+    from rlkv.report.explanation import about_departures, about_trees
     from rlkv.tables import policies_table
 
     console = Console()
     for part in (record, *record.get("also", [])):
         console.print(policies_table(part))
+    for sentence in (about_departures(record["explanation"]), about_trees(record["explanation"])):
+        if sentence:
+            console.print(sentence, highlight=False)
     console.print(f"bundle, record and report: {out}")

@@ -7,6 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 
+from rlkv.report.explanation import (
+    about_departures,
+    binned_quantities,
+    latency_rows,
+    quantity_rows,
+    requester_rows,
+    tree_heading,
+)
 from rlkv.report.findings import digits, overall, seconds, verdict
 from rlkv.report.pictures import REGRET
 from rlkv.report.schema import Record, scenarios
@@ -34,6 +42,9 @@ _CAPTIONS = {
     " that were met.",
     "memory_timeline": "Shares of the device pool on one trace, and of the host pool as a line.",
     "gaps": "From the return of a tool to the next token, by how long the pause had been.",
+    "departures": "Of the decisions at which each requester needs memory, the share that the policy"
+    " answers otherwise than its rule, in five bins of what it sees, and what it answers instead."
+    " A dash: not met.",
     REGRET: "Each dot is a policy. The best rule is chosen anew for every scenario, by its mean on"
     " the very traces shown: no single rule is at 1 everywhere unless it is best everywhere.",
 }
@@ -122,7 +133,28 @@ def _scenario(record: Record, pictures: Mapping[str, bytes], alone: bool) -> Ite
     for name, png in pictures.items():
         yield _figure(record, name, png)
         yield numbers.get(name, "")
+    yield from _explanation(record)
     yield _details("Sources and constants of the policies", _table(source_rows(record)))
+
+
+def _explanation(record: Record) -> Iterable[str]:
+    explanation = record.get("explanation")
+    if explanation is None:
+        return
+    yield "<h3>What was learnt</h3>"
+    yield f'<p class="finding">{escape(about_departures(explanation))}.</p>'
+    yield _table(requester_rows(explanation))
+    tables = [
+        _table(quantity_rows(explanation, name))
+        for name in binned_quantities(explanation)
+        if explanation["departures"]["departed"]
+    ]
+    yield _details("Departures in numbers", "".join(tables))
+    for tree in explanation.get("trees", []):
+        if tree["departed"]:
+            yield f"<p>{escape(tree_heading(tree))}</p>"
+            yield f"<pre>{escape(chr(10).join(tree['lines']))}</pre>"
+    yield _table(latency_rows(explanation))
 
 
 def _foot() -> Iterable[str]:

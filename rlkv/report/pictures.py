@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlkv.report.comparisons import draw_gaps, draw_policies, draw_regret
 from rlkv.report.curves import draw_learning_curve, draw_load, draw_timeline
+from rlkv.report.departures_picture import draw_departures
 from rlkv.report.maps import draw_decision_map
 from rlkv.report.palette import look, to_png
 from rlkv.report.schema import Record
@@ -22,6 +23,7 @@ PICTURES: dict[str, Callable[[Record], Figure | None]] = {
     "decision_map": draw_decision_map,
     "memory_timeline": draw_timeline,
     "gaps": draw_gaps,
+    "departures": draw_departures,
 }
 #: The picture over all scenarios of a record.
 REGRET = "regret"

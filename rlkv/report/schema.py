@@ -88,6 +88,78 @@ class Timeline(TypedDict):
     host: list[float]
 
 
+class RequesterDepartures(TypedDict):
+    """Shares of decisions; a direction is rule verb, policy verb and share."""
+
+    decisions: float
+    departed: float
+    directions: list[tuple[int, int, float]]
+
+
+class DeparturesBin(TypedDict):
+    """Shares within a bin of a quantity; ``verbs``: of departures to each verb."""
+
+    decisions: float
+    departed: float
+    verbs: list[float]
+
+
+class QuantityDepartures(TypedDict):
+    """Departures by bins of one quantity, for each that asks."""
+
+    title: str
+    unit: str
+    edges: list[float]
+    requesters: dict[str, list[DeparturesBin]]
+
+
+class Departures(TypedDict):
+    """See ``rlkv_agents.departures``."""
+
+    departed: float
+    requesters: dict[str, RequesterDepartures]
+    quantities: dict[str, QuantityDepartures]
+
+
+class TreeDescription(TypedDict):
+    """See ``rlkv.report.tree_text``."""
+
+    requester: str
+    who: str
+    decisions: float
+    agreement: float | None
+    departed: float
+    lines: list[str]
+
+
+class ComparedLatency(TypedDict):
+    """Rule, policy or trees on held-out traces, seconds per token."""
+
+    mean_s: float
+    ci95: tuple[float, float]
+    ratio_to_rule: Ratio
+    ratio_to_policy: Ratio
+
+
+class Explanation(TypedDict):
+    """See ``rlkv.explain``."""
+
+    policy: str
+    kind: str
+    rule: str
+    mean_pause_s: float
+    departures: Departures
+    constants: NotRequired[dict[str, float]]
+    device_tokens: NotRequired[int]
+    decision_seeds: NotRequired[list[int]]
+    test_seeds: NotRequired[list[int]]
+    trees: NotRequired[list[TreeDescription]]
+    depth: NotRequired[int | None]
+    validation: NotRequired[dict[str, dict[str, float]]]
+    latency: NotRequired[dict[str, ComparedLatency]]
+    saved: NotRequired[str]
+
+
 class Record(TypedDict):
     """A run on one scenario; ``also`` holds the same for further scenarios."""
 
@@ -107,6 +179,7 @@ class Record(TypedDict):
     load_sweep: NotRequired[LoadSweep | None]
     decision_maps: NotRequired[dict[str, dict[str, DecisionMap | None]]]
     timeline: NotRequired[dict[str, Timeline]]
+    explanation: NotRequired[Explanation]
     also: NotRequired[list[Any]]
     commit: NotRequired[str | None]
     command: NotRequired[str]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from rlkv_agents.cloning import UNIVERSAL, CloneSettings, clone
-from rlkv_agents.demonstrations import NUM_POINTS, Demonstrations, Teacher, demonstrate
+from rlkv_agents.demonstrations import Demonstrations, Teacher, demonstrate
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.state import CALL, DISCARD, NEW, PRESERVE, SWAP
+from rlkv_engine.tree import NUM_POINTS
 from tests.agents.small_scenario import small_scenario
 
 SCENARIO = small_scenario()

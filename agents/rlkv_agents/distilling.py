@@ -1,0 +1,168 @@
+"""A learned policy into decision trees: the student asks its teacher along its own path.
+
+DAgger (Ross, Gordon and Bagnell, 2011) with decisions weighted by how much the teacher cares, the
+margin between its best and its next best verb (VIPER: Bastani, Pu and Solar-Lezama, 2018): where
+either verb will do, a tree need not tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_agents.decision_map import knows, network_logits
+from rlkv_agents.demonstrations import Demonstrations, Teacher, demonstrate, join
+from rlkv_agents.learner import SEED_STRIDE
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.tree_fitting import fit_trees
+from rlkv_agents.tune import caution_score, validation_latency_s, validation_traces
+from rlkv_engine.state import SWAP
+from rlkv_engine.trace import Trace
+from rlkv_engine.tree import Trees, no_trees
+from rlkv_envs.scenario import Scenario
+
+#: A deeper tree has to be better than a shallower one by so much of the log of the latency.
+DEEPER_GAIN = 0.002
+#: Demonstrations and the weight of each.
+_Lesson = tuple[Demonstrations, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class DistilSettings:
+    """How a policy is distilled."""
+
+    depths: tuple[int, ...] = (2, 3, 4)
+    #: The first pass watches the teacher on its own path, the others the student on its own.
+    num_passes: int = 3
+    traces_per_pass: int = 3
+    num_per_trace: int = 4000
+
+
+def num_steps(settings: DistilSettings, num_teachers: int = 1) -> int:
+    """How often ``distil`` calls ``on_step``."""
+    return (1 + len(settings.depths) * (settings.num_passes - 1)) * num_teachers
+
+
+def distil(
+    teachers: Sequence[Teacher],
+    seed: int,
+    settings: DistilSettings | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> dict[int, AgentPolicy]:
+    """A policy of trees for each depth, with name, rule and trained range of the first teacher.
+
+    A decision point at which no teacher departs from its rule gets no tree: the rule answers.
+    """
+    settings = settings or DistilSettings()
+    start = replace(teachers[0].policy, weights=None, prior=0.0, trees=no_trees())
+
+    def watch(student: AgentPolicy, number: int) -> list[_Lesson]:
+        lessons = []
+        for index, teacher in enumerate(teachers):
+            demos = demonstrate(
+                teacher,
+                student,
+                _traces(teacher.scenario, seed, index, number, settings),
+                obey_teacher=number == 0,
+                num_per_trace=settings.num_per_trace,
+                rng=np.random.default_rng([seed, 2, number, index]),
+            )
+            lessons.append((demos, importance(teacher.policy, demos)))
+            on_step()
+        return lessons
+
+    on_own_path = watch(start, 0)
+    students = {}
+    for depth in settings.depths:
+        lessons = on_own_path
+        student = replace(start, trees=_fit(lessons, depth, len(teachers)))
+        for number in range(1, settings.num_passes):
+            lessons = lessons + watch(student, number)
+            student = replace(start, trees=_fit(lessons, depth, len(teachers)))
+        students[depth] = student
+    return students
+
+
+def _fit(lessons: Sequence[_Lesson], depth: int, num_machines: int) -> Trees:
+    demos, weights = zip(*lessons, strict=True)
+    return fit_trees(join(demos), np.concatenate(weights), depth, num_machines)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distilled:
+    """Trees of each depth, and the depth that validated best."""
+
+    students: dict[int, AgentPolicy]
+    depth: int
+    #: By ``teacher``, ``depth 2``, ...: geometric mean of the latency over the rule's on validation
+    #: traces, and ``caution_score`` against the rule.
+    validation: dict[str, dict[str, float]]
+
+    @property
+    def policy(self) -> AgentPolicy:
+        """The trees of the depth that validated best."""
+        return self.students[self.depth]
+
+    @property
+    def is_safe(self) -> bool:
+        """Are they no worse than the rule on validation traces?"""
+        return self.validation[f"depth {self.depth}"]["score"] <= 0.0
+
+
+def distil_one(
+    scenario: Scenario,
+    teacher: AgentPolicy,
+    seed: int,
+    on_step: Callable[[], None] = lambda: None,
+    settings: DistilSettings | None = None,
+) -> Distilled:
+    """Distil a policy for one scenario and choose the depth on validation traces.
+
+    ``on_step`` is called ``num_steps`` times, and once more for rule, teacher and each depth.
+    """
+    settings = settings or DistilSettings()
+    students = distil([Teacher(scenario, teacher)], seed, settings, on_step)
+    traces = validation_traces(scenario)
+    base_s = validation_latency_s(scenario, AgentPolicy("rule", teacher.rule), traces)
+    on_step()
+    named = {"teacher": teacher, **{f"depth {d}": student for d, student in students.items()}}
+    validation = {}
+    for name, policy in named.items():
+        latency_s = validation_latency_s(scenario, policy, traces)
+        validation[name] = {
+            "ratio": float(np.exp(np.log(latency_s / base_s).mean())),
+            "score": caution_score(latency_s, base_s),
+        }
+        on_step()
+    chosen = min(students)
+    for depth in sorted(students):
+        gain = validation[f"depth {chosen}"]["score"] - validation[f"depth {depth}"]["score"]
+        if gain > DEEPER_GAIN:
+            chosen = depth
+    return Distilled(students, chosen, validation)
+
+
+def importance(teacher: AgentPolicy, demos: Demonstrations) -> NDArray[np.float64]:
+    """How much the teacher cares about each demonstration, shape ``[num]``, mean 1.
+
+    0 where the teacher was not trained: there the rule answers, for the trees too.
+    """
+    weight = demos.weight.copy()
+    if teacher.weights is not None:
+        logits = network_logits(teacher, demos.observation)
+        logits[~demos.mask[:, SWAP], SWAP] = -np.inf
+        ordered = np.sort(logits, axis=1)
+        weight *= np.tanh(ordered[:, 2] - ordered[:, 1])
+    weight[~knows(teacher, demos.observation)] = 0.0
+    return weight / max(float(weight.mean()), 1e-12)
+
+
+def _traces(
+    scenario: Scenario, seed: int, index: int, number: int, settings: DistilSettings
+) -> list[Trace]:
+    # Apart from those that the policy was trained on.
+    first = SEED_STRIDE * (seed + 1) + 700_000 + 1000 * index + 50 * number
+    return [scenario.trace(first + i, "train") for i in range(settings.traces_per_pass)]

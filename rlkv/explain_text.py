@@ -1,0 +1,109 @@
+"""An explanation in the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rlkv.report.explanation import (
+    about_departures,
+    about_trees,
+    binned_quantities,
+    constant_quantities,
+    latency_rows,
+    quantity_rows,
+    requester_rows,
+    tree_heading,
+)
+from rlkv.report.schema import Explanation
+from rlkv.report.sections import Rows
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+#: What a cell of a table of departures says.
+CELL = "the share that departs, and of what share of that requester's decisions"
+
+
+def explanation_parts(explanation: Explanation) -> Iterator[RenderableType]:
+    """What is printed of one explanation, in order."""
+    from rich.text import Text
+
+    yield Text(about_departures(explanation), style="bold")
+    yield _rich(requester_rows(explanation))
+    if not explanation["departures"]["departed"]:
+        return
+    for name in binned_quantities(explanation):
+        yield _rich(quantity_rows(explanation, name))
+    yield Text(f"each cell: {CELL}\n")
+    for sentence in constant_quantities(explanation):
+        yield Text(f"{sentence}\n")
+    for tree in explanation.get("trees", []):
+        yield Text(tree_heading(tree), style="bold")
+        yield Text("\n".join(f"  {line}" for line in tree["lines"]) + "\n")
+    if explanation.get("latency"):
+        yield _rich(latency_rows(explanation))
+        yield Text(about_trees(explanation), style="bold")
+
+
+def explanation_markdown(found: Mapping[str, Any], picture: str | None) -> str:
+    """A section on one explained bundle.
+
+    Args:
+        found: ``scenario``, ``bundle`` and ``explanation``, as ``rlkv explain`` records them.
+        picture: name of the file with its picture, if it has one.
+    """
+    explanation: Explanation = found["explanation"]
+    parts = [
+        f"## {found['scenario']}",
+        f"Rule underneath: `{explanation['rule']}` ({_constants(explanation)}); "
+        f"{found['profile']}, {found['workload']}, {found['rate_per_s']:.3g} sessions/s, mean pause"
+        f" {explanation['mean_pause_s']:.3g} s.",
+        f"**{about_departures(explanation)}.**",
+        _markdown(requester_rows(explanation)),
+    ]
+    if explanation["departures"]["departed"]:
+        if picture is not None:
+            parts.append(f"![Where {explanation['policy']} departs from its rule]({picture})")
+        parts.append(f"Each cell below: {CELL}.")
+        parts += [
+            _markdown(quantity_rows(explanation, name)) for name in binned_quantities(explanation)
+        ]
+        parts += [f"{sentence.capitalize()}." for sentence in constant_quantities(explanation)]
+    for tree in explanation.get("trees", []):
+        if tree["departed"]:
+            parts += [f"{tree_heading(tree)}:", "```\n" + "\n".join(tree["lines"]) + "\n```"]
+    if explanation.get("latency"):
+        parts += [_markdown(latency_rows(explanation)), f"{about_trees(explanation)}."]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _constants(explanation: Explanation) -> str:
+    constants = explanation.get("constants", {})
+    return ", ".join(f"{name} {value:g}" for name, value in constants.items()) or "no constants"
+
+
+def _rich(rows: Rows) -> RenderableType:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False,
+        caption=Text(rows.caption) if rows.caption else None, caption_justify="left",
+    )  # fmt: skip
+    for i, head in enumerate(rows.head):
+        is_text = i == 0 or i in rows.text_columns
+        table.add_column(Text(head), justify="left" if is_text else "right")
+    for _, cells in rows.body:
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _markdown(rows: Rows) -> str:
+    align = ["---" if i == 0 or i in rows.text_columns else "---:" for i in range(len(rows.head))]
+    lines = [f"{rows.caption}:\n"] if rows.caption else []
+    lines += [f"| {' | '.join(rows.head)} |", f"|{'|'.join(align)}|"]
+    lines += [f"| {' | '.join(cells)} |" for _, cells in rows.body]
+    return "\n".join(lines)
