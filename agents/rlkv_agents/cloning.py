@@ -1,18 +1,18 @@
-"""Many teachers into one network: what is right on each machine, told by the machine's features."""
+"""Many teachers into one policy: what is right on each machine, told by the machine's features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from rlkv_agents.actor import Actor
 from rlkv_agents.demonstrations import Demonstrations, Teacher, demonstrate, join
+from rlkv_agents.ensemble import joined
 from rlkv_agents.learner import SEED_STRIDE
 from rlkv_agents.policy import NUM_VERBS, AgentPolicy, range_of
-from rlkv_agents.rules import House
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.tree import NUM_POINTS
 
@@ -23,7 +23,9 @@ UNIVERSAL = "universal"
 class CloneSettings:
     """How teachers are distilled."""
 
-    hidden: int = 64
+    #: Networks that learn the same with other weights of the machines, each so wide.
+    num_members: int = 3
+    hidden: int = 32
     prior: float = 1.0
     #: The first pass watches the teachers on their own paths, the others the student on its own.
     num_passes: int = 3
@@ -34,25 +36,35 @@ class CloneSettings:
     batch_size: int = 1024
     num_epochs: int = 30
 
+    @property
+    def num_steps(self) -> int:
+        """How often ``clone`` calls ``on_step`` for its fits; once more for each teacher a pass."""
+        return self.num_passes * self.num_members * self.num_epochs
+
 
 def clone(
     teachers: Sequence[Teacher],
+    start: AgentPolicy,
     settings: CloneSettings,
     seed: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> AgentPolicy:
-    """One policy that answers as each teacher does on its own machine.
+    """An ensemble that answers at REVISITs as each teacher does on its own machine.
 
-    Every machine weighs the same, and within a machine every decision point that occurs.
-    ``on_step`` is called ``num_passes * (len(teachers) + num_epochs)`` times.
+    The rule of ``start`` (with its advice) stays under it, orders the victims and answers CALLs.
+    Every machine weighs the same, and within a machine every decision point that occurs; each
+    member draws its own weights of the machines on top (Bayesian bootstrap, Rubin 1981), so that
+    they agree only where much speaks for it.
     """
     torch.manual_seed(seed)
-    net = Actor(NUM_FEATURES, settings.hidden, settings.prior)
-    rule = House()
-    student = AgentPolicy(UNIVERSAL, rule, net.weights(), settings.prior)
+    nets = [
+        Actor(NUM_FEATURES, settings.hidden, settings.prior) for _ in range(settings.num_members)
+    ]
     rng = np.random.default_rng([seed, 1])
+    importance = rng.exponential(size=(settings.num_members, len(teachers)))
+    student = replace(start, name=UNIVERSAL)
     shown: list[Demonstrations] = []
-    weights: list[np.ndarray] = []
+    weights: list[np.ndarray] = []  # of each: [num_members, num decisions]
     for number in range(settings.num_passes):
         for index, teacher in enumerate(teachers):
             first = SEED_STRIDE * (seed + 1) + 500_000 + 1000 * index + 10 * number
@@ -66,20 +78,22 @@ def clone(
                 obey_teacher=number == 0,
                 num_per_trace=settings.num_per_trace,
                 rng=rng,
+                ask_call=False,
             )
             shown.append(demos)
-            weights.append(_weights(demos))
+            weights.append(importance[:, index, None] * _weights(demos))
             on_step()
         everything = join(shown)
-        generator = torch.Generator().manual_seed(1000 * seed + number)
-        _fit(net, everything, np.concatenate(weights), settings, generator, on_step)
-        met = everything.observation
-        student = AgentPolicy(
-            UNIVERSAL,
-            rule,
-            net.weights(),
-            settings.prior,
-            range_of(met.min(axis=0).astype(np.float64), met.max(axis=0).astype(np.float64)),
+        for member, net in enumerate(nets):
+            generator = torch.Generator().manual_seed(1000 * seed + 10 * number + member)
+            weight = np.concatenate([each[member] for each in weights])
+            _fit(net, everything, weight, settings, generator, on_step)
+        met = everything.observation.astype(np.float64)
+        student = replace(
+            student,
+            weights=joined([net.weights() for net in nets]),
+            prior=settings.prior,
+            trained_range=range_of(met.min(axis=0), met.max(axis=0)),
         )
     return student
 

@@ -134,8 +134,12 @@ def demonstrate(
     obey_teacher: bool,
     num_per_trace: int,
     rng: np.random.Generator,
+    ask_call: bool = True,
 ) -> Demonstrations:
-    """The teacher's verbs along the student's path (its own path with ``obey_teacher``)."""
+    """The teacher's verbs along the student's path (its own path with ``obey_teacher``).
+
+    Without ``ask_call`` the student's rule answers CALLs, and nothing is shown of them.
+    """
     scenario, table = teacher.scenario, teacher.scenario.table
     student = student.on(scenario)
     stack = build_state(
@@ -143,7 +147,7 @@ def demonstrate(
         traces,
         table,
         student.rule.params(table),
-        EngineConfig(),
+        EngineConfig(ask_call=ask_call),
         num_engines=2,
         num_slots=128,
         keep_latencies=False,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlkv_agents.actor import Actor
-from rlkv_agents.forked_ppo import UpdateSettings, update
+from rlkv_agents.forked_ppo import CLIP, KL, UpdateSettings, update
 from rlkv_agents.forking import fork_rollouts
 from rlkv_agents.learner import Learner, optimizer_tensors, restore_optimizer
 from rlkv_agents.policy import AgentPolicy
@@ -26,6 +26,7 @@ class ForkedLearner(Learner):
 
     default_rounds = 24
     prior = 1.5
+    form = CLIP
     traces_per_round = 4
     forks_per_trace = 250
     #: Branches run for so many mean pauses: long enough for a choice to matter, short enough that
@@ -35,7 +36,7 @@ class ForkedLearner(Learner):
     def __init__(self, scenario: Scenario, rule: Rule, seed: int) -> None:
         super().__init__(scenario, rule, seed)
         torch.manual_seed(seed)
-        self.settings = UpdateSettings()
+        self.settings = UpdateSettings(form=self.form)
         self.net = Actor(NUM_FEATURES, HIDDEN, self.prior)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.settings.learning_rate)
         self._decisions = 0
@@ -80,3 +81,11 @@ class ForkedLearner(Learner):
         self.extremes = tensors["extremes"].astype(np.float64)
         self._decisions = int(tensors["decisions"][0])
         restore_optimizer(self.optimizer, tensors)
+
+
+class PenalizedLearner(ForkedLearner):
+    """The same with the surrogate that is penalized by its divergence: slower, and steadier."""
+
+    default_rounds = 16
+    prior = 1.0
+    form = KL

@@ -11,12 +11,18 @@ from numpy.typing import NDArray
 from rlkv_agents.actor import Actor
 from rlkv_agents.forking import Forks
 
+#: Surrogates: PPO's clipped one, or the plain gain less a penalty on the divergence (Schulman et
+#: al., 2017, equations 7 and 8). Each wins somewhere (docs/decisions/0004-forked-advantages.md).
+CLIP, KL = FORMS = ("clip", "kl")
+
 
 @dataclass(frozen=True, slots=True)
 class UpdateSettings:
     """How one round of forks moves the policy."""
 
+    form: str = CLIP
     clip_range: float = 0.3
+    kl_coef: float = 0.3  #: of the KL form
     learning_rate: float = 1e-3
     batch_size: int = 256
     num_epochs: int = 15
@@ -43,8 +49,8 @@ def update(
 ) -> dict[str, float]:
     """One round of PPO on forked decisions; returns SB3's ``train/`` metrics.
 
-    The surrogate is an exact expectation over the old policy's verbs rather than one sample:
-    ``sum over verbs of pi_old(v) * min(ratio A, clip(ratio) A)`` (Schulman et al., 2017, eq. 7).
+    The surrogate is an exact expectation over the verbs rather than one sample: ``sum over verbs of
+    pi_old(v) * min(ratio A, clip(ratio) A)``, or ``sum of pi(v) A - kl_coef * KL(pi, pi_old)``.
     """
     observation = torch.as_tensor(forks.observation)
     mask = torch.as_tensor(forks.mask)
@@ -56,13 +62,20 @@ def update(
     for _ in range(settings.num_epochs):
         order = torch.randperm(num, generator=generator)
         for batch in torch.split(order, settings.batch_size):
-            log_new = net.log_probability(observation[batch], mask[batch])
+            log_new = net.log_probability(observation[batch], mask[batch]).clamp_min(-50.0)
             new = log_new.exp()
-            ratio = new / old[batch].clamp_min(1e-6)
-            capped = ratio.clamp(1 - settings.clip_range, 1 + settings.clip_range)
-            gain = torch.minimum(ratio * advantage[batch], capped * advantage[batch])
-            entropy = -(new * log_new.clamp_min(-50.0)).sum(dim=1).mean()
-            loss = -(old[batch] * gain).sum(dim=1).mean() - settings.entropy_coef * entropy
+            if settings.form == CLIP:
+                ratio = new / old[batch].clamp_min(1e-6)
+                capped = ratio.clamp(1 - settings.clip_range, 1 + settings.clip_range)
+                gain = torch.minimum(ratio * advantage[batch], capped * advantage[batch])
+                objective = (old[batch] * gain).sum(dim=1).mean()
+            else:
+                log_old = old[batch].clamp_min(1e-9).log()
+                divergence = (new * (log_new - log_old)).sum(dim=1)
+                gain = (new * advantage[batch]).sum(dim=1)
+                objective = (gain - settings.kl_coef * divergence).mean()
+            entropy = -(new * log_new).sum(dim=1).mean()
+            loss = -objective - settings.entropy_coef * entropy
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5)
@@ -75,7 +88,7 @@ def update(
             kl = float((old * (log_old - log_new.clamp_min(-50.0))).sum(dim=1).mean())
             ratio = log_new.exp() / old.clamp_min(1e-6)
             clipped = float(((ratio - 1).abs() > settings.clip_range)[mask].float().mean())
-        if kl > settings.target_kl:
+        if settings.form == CLIP and kl > settings.target_kl:
             break
     return {
         "train/approx_kl": kl,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rlkv_engine.errors import RlkvError
+from rlkv_engine.errors import InputError, RlkvError
 
 #: Each process computes on one core: more threads would only wait for each other.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -24,6 +24,17 @@ class Job:
 
     work: partial[Any]
     cost: int  #: engine runs
+
+
+def check_workers(said: int | None) -> int:
+    """Processes to use; None: one for each core this process may use.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if said is not None and said < 1:
+        raise InputError(f"--workers must be 1 or more, got {said}")
+    return said or len(os.sched_getaffinity(0))
 
 
 def run_jobs(

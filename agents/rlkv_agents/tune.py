@@ -91,6 +91,11 @@ def caution_score(latency_s: np.ndarray, base_s: np.ndarray) -> float:
     return float(ratio.mean() + 0.5 * ratio.std() / np.sqrt(len(ratio)))
 
 
+def mean_ratio(latency_s: np.ndarray, base_s: np.ndarray) -> float:
+    """Geometric mean of paired latencies over another policy's."""
+    return float(np.exp(np.log(latency_s / base_s).mean()))
+
+
 def grid_of(name: str) -> list[dict[str, float]]:
     """Every combination of a rule's grid; one empty combination for a rule without constants."""
     grid = type(make_rule(name)).grid

@@ -1,33 +1,38 @@
-"""One policy for many machines: tune a rule for each, learn specialists, distil what is best.
+"""One policy for many machines: advice on constants, specialists, and what is best distilled.
 
-Every step of every machine leaves a file, so that a build that is interrupted goes on.
+Every run of every machine is kept with the digest of what it depends on, so that a build that is
+interrupted goes on.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlkv_agents.bundle import load_bundle, save_bundle
-from rlkv_agents.cloning import CloneSettings, clone
+from rlkv_agents.abstention import Abstention, choose_confidence
+from rlkv_agents.advice import Advice
+from rlkv_agents.advice_runs import known_machines
+from rlkv_agents.bundle import load_bundle
+from rlkv_agents.cloning import UNIVERSAL, CloneSettings, clone
 from rlkv_agents.demonstrations import Teacher
-from rlkv_agents.forked_learner import ForkedLearner
+from rlkv_agents.jobs import Job
 from rlkv_agents.machines import random_machines, suite_machines
 from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.result_cache import ResultFolder, digest
 from rlkv_agents.rules import House, make_rule
-from rlkv_agents.tune import caution_score, tune, validation_latency_s, validation_traces
+from rlkv_agents.specialists import ADVISED, TUNED, Training, choose_teacher, learn_specialist
+from rlkv_agents.suite import TRAINED, Setting, scenario_digest, through_cache, tune_settings
+from rlkv_agents.train import OnProgress, counter
 from rlkv_engine.errors import InputError
-from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario
-from rlkv_envs.traces.whole_file import write_files
 
-#: Rounds between two validations of a specialist.
-VALIDATE_EVERY = 4
+#: Folders of a build.
+CANDIDATES, SPECIALISTS, TEACHERS = "candidates", "specialists", "teachers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +40,20 @@ class UniversalConfig:
     """How a universal policy is built; two builds with the same config give the same bundle."""
 
     seed: int = 0
-    num_random: int = 16
-    num_rounds: int = 24  #: of each specialist; specialists learn on the suite's machines only
+    num_random: int = 24  #: random machines beside the suite's
+    num_held_out: int = 9  #: random machines that only decide how sure the policy must be
+    clip_rounds: int = 20  #: of each specialist on the suite's machines, clipped surrogate
+    kl_rounds: int = 12  #: the same, penalized surrogate
+    random_rounds: int = 12  #: of each specialist on a random machine, clipped surrogate
     settings: CloneSettings = field(default_factory=CloneSettings)
 
     def __post_init__(self) -> None:
         """Raises ``InputError`` for numbers that cannot be."""
-        for name, least in (("seed", 0), ("num_random", 0), ("num_rounds", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        for name in (
+            "seed", "num_random", "num_held_out", "clip_rounds", "kl_rounds", "random_rounds",
+        ):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,115 +61,122 @@ class UniversalResult:
     """The policy, and what it was distilled from."""
 
     policy: AgentPolicy
-    teachers: Sequence[Teacher]
-    #: By machine: the teacher, and its and the student's validation latency over the rule's.
-    ratios: dict[str, tuple[str, float, float]]
-
-
-#: Called as work goes on: what is being done, units done, units in all.
-OnProgress = Callable[[str, int, int], None]
+    machines: Sequence[Scenario]
+    #: By machine: ``teacher``, and ``ratios`` to the rule tuned for it of all that were tried.
+    teachers: dict[str, dict[str, Any]]
+    abstention: Abstention
 
 
 def build_universal(
     config: UniversalConfig,
     folder: Path,
+    num_workers: int = 1,
     on_progress: OnProgress = lambda stage, done, total: None,
 ) -> UniversalResult:
-    """Tune, specialise, choose and distil; what ``folder`` holds already is not done again."""
+    """Advise, tune, specialise, choose, distil; what ``folder`` holds already is not done again."""
     suite = suite_machines()
     machines = [*suite, *random_machines(config.num_random, config.seed)]
-    rules = []
-    for done, machine in enumerate(machines):
-        on_progress("tune", done, len(machines))
-        rules.append(_tuned_rule(machine, folder))
-    on_progress("tune", len(machines), len(machines))
-    teachers, taught, bases = [], [], []
-    for done, (machine, rule) in enumerate(zip(machines, rules, strict=True)):
-        on_progress("specialists", done, len(machines))
-        traces = validation_traces(machine)
-        base = validation_latency_s(machine, rule, traces)
-        best, latency = rule, base
-        if machine in suite and config.num_rounds:
-            specialist = _specialist(machine, rule, traces, base, config, folder)
-            learnt = validation_latency_s(machine, specialist, traces)
-            # A specialist has to be better by more than its own uncertainty.
-            if caution_score(learnt, base) < 0.0:
-                best, latency = specialist, learnt
-        teachers.append(Teacher(machine, best))
-        taught.append(_mean_ratio(latency, base))
-        bases.append(base)
-    on_progress("specialists", len(machines), len(machines))
-    steps = config.settings.num_passes * (len(teachers) + config.settings.num_epochs)
-    taken = 0
-
-    def count() -> None:
-        nonlocal taken
-        taken += 1
-        on_progress("distil", taken, steps)
-
-    policy = clone(teachers, config.settings, config.seed, count)
-    ratios = {}
-    for teacher, ratio, base in zip(teachers, taught, bases, strict=True):
-        machine = teacher.scenario
-        latency = validation_latency_s(machine, policy, validation_traces(machine))
-        ratios[machine.name] = (teacher.policy.name, ratio, _mean_ratio(latency, base))
-    return UniversalResult(policy, teachers, ratios)
-
-
-def _mean_ratio(latency_s: np.ndarray, base_s: np.ndarray) -> float:
-    return float(np.exp(np.log(latency_s / base_s).mean()))
-
-
-def _identity(machine: Scenario, **more: Any) -> dict[str, Any]:
-    return {
-        "profile": machine.profile.name,
-        "workload": machine.workload.name,
-        "rate_per_s": machine.rate_per_s,
-        "num_sessions": machine.num_sessions,
-        **more,
+    # Other seeds, so that they are new to the policy.
+    held_out = random_machines(config.num_held_out, config.seed + 1)
+    advice = known_machines(machines, folder / CANDIDATES, num_workers, on_progress)
+    settings = [Setting(machine, TRAINED, "default") for machine in [*machines, *held_out]]
+    tuned = tune_settings(settings, [House.name], folder, num_workers, on_progress)
+    start = AgentPolicy(UNIVERSAL, House(), advice=advice)
+    training = {
+        machine.name: Training(config.clip_rounds, config.kl_rounds, config.seed)
+        if machine in suite
+        else Training(config.random_rounds, 0, config.seed)
+        for machine in machines
     }
+    _learn_specialists(machines, start, training, folder, num_workers, on_progress)
+    chosen = _choose_teachers(machines, start, tuned, training, folder, num_workers, on_progress)
+    teachers = [
+        Teacher(machine, _teacher(machine, start, tuned, chosen[machine.name], folder))
+        for machine in machines
+    ]
+    steps = config.settings.num_passes * len(teachers) + config.settings.num_steps
+    policy = clone(
+        teachers, start, config.settings, config.seed, counter(on_progress, "distil", steps)
+    )
+    rules = {
+        machine.name: AgentPolicy(TUNED, make_rule(House.name, tuned[machine.name, House.name]))
+        for machine in held_out
+    }
+    abstention = choose_confidence(policy, held_out, rules, on_progress)
+    policy = replace(policy, min_confidence=abstention.min_confidence)
+    return UniversalResult(policy, machines, chosen, abstention)
 
 
-def _tuned_rule(machine: Scenario, folder: Path) -> AgentPolicy:
-    path = folder / "rules" / f"{machine.name}.json"
-    identity = _identity(machine, grid={name: list(values) for name, values in House.grid.items()})
-    if path.exists():
-        try:
-            kept = json.loads(path.read_bytes())
-            if kept["machine"] == identity:
-                return AgentPolicy(House.name, make_rule(House.name, kept["constants"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError("damaged: remove it to tune again", path=path) from error
-    chosen = tune(machine, House.name)
-    document = {"machine": identity, "constants": dict(chosen.constants)}
-    write_files(path.parent, {path.name: (json.dumps(document, indent=2) + "\n").encode()})
-    return AgentPolicy(House.name, chosen.rule)
+def _learn_specialists(
+    machines: Sequence[Scenario],
+    start: AgentPolicy,
+    training: dict[str, Training],
+    folder: Path,
+    num_workers: int,
+    on_progress: OnProgress,
+) -> None:
+    wanted: dict[tuple[str, ...], tuple[str, Job]] = {}
+    for machine in machines:
+        how = training[machine.name]
+        if how.clip_rounds + how.kl_rounds == 0:
+            continue
+        place = folder / SPECIALISTS / machine.name
+        work = partial(learn_specialist, machine, start.on(machine), how, place)
+        cost = how.clip_rounds + how.kl_rounds
+        wanted[machine.name,] = (_identity(machine, start.advice, how), Job(work, cost))
+    cache = ResultFolder(folder / SPECIALISTS)
+    through_cache(wanted, cache, num_workers, partial(on_progress, "specialists"))
 
 
-def _specialist(
+def _choose_teachers(
+    machines: Sequence[Scenario],
+    start: AgentPolicy,
+    tuned: dict[tuple[str, str], dict[str, float]],
+    training: dict[str, Training],
+    folder: Path,
+    num_workers: int,
+    on_progress: OnProgress,
+) -> dict[str, dict[str, Any]]:
+    wanted: dict[tuple[str, ...], tuple[str, Job]] = {}
+    for machine in machines:
+        # A specialist may be right on other machines with the same pauses.
+        known = [
+            (other.name, folder / SPECIALISTS / other.name)
+            for other in machines
+            if other.workload == machine.workload
+            and training[other.name].clip_rounds + training[other.name].kl_rounds > 0
+        ]
+        constants = tuned[machine.name, House.name]
+        work = partial(choose_teacher, machine, start.on(machine), constants, known)
+        inputs = [_identity(machine, start.advice, training[machine.name]), constants]
+        inputs += [_bundle_sha256(place) for _, place in known]
+        wanted[machine.name,] = (digest(*inputs), Job(work, 1 + len(known)))
+    cache = ResultFolder(folder / TEACHERS)
+    found = through_cache(wanted, cache, num_workers, partial(on_progress, "teachers"))
+    return {key[0]: found[key] for key in wanted}
+
+
+def _teacher(
     machine: Scenario,
     start: AgentPolicy,
-    traces: Sequence[Trace],
-    base: np.ndarray,
-    config: UniversalConfig,
+    tuned: dict[tuple[str, str], dict[str, float]],
+    chosen: dict[str, Any],
     folder: Path,
 ) -> AgentPolicy:
-    path = folder / "specialists" / machine.name
-    identity = _identity(machine, seed=config.seed, num_rounds=config.num_rounds)
-    if (path / "bundle.json").exists():
-        bundle = load_bundle(path)
-        if bundle.metadata.get("machine") == identity and bundle.policy.rule == start.rule:
-            return bundle.policy
-    learner = ForkedLearner(machine, start.rule, config.seed)
-    best, best_score = replace(start, name=machine.name), 0.0
-    for number in range(config.num_rounds):
-        learner.run_round(number)
-        if (number + 1) % VALIDATE_EVERY and number + 1 < config.num_rounds:
-            continue
-        policy = learner.policy(machine.name)
-        score = caution_score(validation_latency_s(machine, policy, traces), base)
-        if score < best_score:
-            best, best_score = policy, score
-    save_bundle(path, best, {"machine": identity, "validation_score": best_score})
-    # What was rounded to float32 is what goes on, now as after an interruption.
-    return load_bundle(path).policy
+    name = chosen["teacher"]
+    if name == ADVISED:
+        return start.on(machine)
+    if name == TUNED:
+        return AgentPolicy(TUNED, make_rule(House.name, tuned[machine.name, House.name]))
+    policy = load_bundle(folder / SPECIALISTS / name).policy
+    return policy if name == machine.name else replace(policy, rule=start.on(machine).rule)
+
+
+def _identity(machine: Scenario, advice: Advice | None, training: Training) -> str:
+    assert advice is not None
+    how = [training.clip_rounds, training.kl_rounds, training.seed]
+    return digest(scenario_digest(machine, "validation"), np.asarray(advice.regret), how)
+
+
+def _bundle_sha256(place: Path) -> str:
+    return str(load_bundle(place).metadata["weights_sha256"])

@@ -72,7 +72,7 @@ def mlp_verb(policy, swap_legal: bool) -> int:  # type: ignore[no-untyped-def]
         for verb in range(3):
             if verb != 1 or swap_legal:
                 total += math.exp(logits[verb] - logits[best])
-        if 1.0 / total < policy.min_confidence:
+        if 1.0 / total <= policy.min_confidence:
             return rule
     return best
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,19 @@ def build_command(
         Path("runs/universal")
     ),
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    random: Annotated[int, typer.Option(help="Random machines beside the suite's.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Rounds of learning of each specialist.")] = 24,
+    random: Annotated[int, typer.Option(help="Random machines beside the suite's.")] = 24,
+    held_out: Annotated[
+        int, typer.Option(help="Random machines that decide how sure it must be to leave the rule.")
+    ] = 9,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds of learning of each specialist on the suite's machines.")
+    ] = 20,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; without it one for each core.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tune rules and learn specialists for many machines; distil the best into one network.
+    """Tune rules and learn specialists for many machines; distil the best into one policy.
 
     Interrupted, it goes on with what the folder holds.
     """
@@ -36,31 +45,43 @@ def build_command(
     from rlkv.cli.progress import progress_bars
     from rlkv.provenance import command, commit
     from rlkv_agents.bundle import save_bundle
+    from rlkv_agents.jobs import check_workers
+    from rlkv_agents.specialists import ADVISED
     from rlkv_agents.universal import UniversalConfig, build_universal
 
     torch.set_num_threads(1)
-    config = UniversalConfig(seed=seed, num_random=random, num_rounds=rounds)
+    config = UniversalConfig(
+        seed=seed,
+        num_random=random,
+        num_held_out=held_out,
+        clip_rounds=rounds,
+        kl_rounds=rounds * 3 // 5,
+        random_rounds=rounds * 3 // 5,
+    )
+    num_workers = check_workers(workers)
     check_writable(out)
     with progress_bars() as on_progress:
-        result = build_universal(config, out, on_progress)
-    machines = {
-        teacher.scenario.name: {
-            "profile": teacher.scenario.profile.name,
-            "workload": teacher.scenario.workload.name,
-            "rate_per_s": teacher.scenario.rate_per_s,
-            "teacher": name,
-            "teacher_over_rule": taught,
-            "student_over_rule": learnt,
-        }
-        for teacher in result.teachers
-        for name, taught, learnt in [result.ratios[teacher.scenario.name]]
-    }
+        result = build_universal(config, out, num_workers, on_progress)
     document = {
         "recipe": "universal",
         "seed": seed,
         "num_random": random,
-        "num_rounds": rounds,
-        "machines": machines,
+        "num_held_out": held_out,
+        "rounds": rounds,
+        "machines": {
+            machine.name: {
+                "profile": machine.profile.name,
+                "workload": machine.workload.name,
+                "rate_per_s": machine.rate_per_s,
+                **result.teachers[machine.name],
+            }
+            for machine in result.machines
+        },
+        "confidence": {
+            "machines": list(result.abstention.machines),
+            "levels": list(result.abstention.levels),
+            "ratio_to_tuned_rule": result.abstention.ratio.round(4).tolist(),
+        },
         "commit": commit(),
         "command": command(),
     }
@@ -71,14 +92,20 @@ def build_command(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("machine", "teacher", "teacher / rule", "student / rule", box=None)
-    for name, row in machines.items():
-        table.add_row(
-            name, str(row["teacher"]), f"{row['teacher_over_rule']:.3f}",
-            f"{row['student_over_rule']:.3f}",
-        )  # fmt: skip
-    Console().print(table)
+    table = Table("machine", "teacher", "advised / tuned", "teacher / tuned", box=None)
+    for machine in result.machines:
+        row = result.teachers[machine.name]
+        advised, taught = (row["ratios"][name] for name in (ADVISED, row["teacher"]))
+        table.add_row(machine.name, row["teacher"], f"{advised:.3f}", f"{taught:.3f}")
+    confidence = Table("least confidence", "mean", "worst", title="machines held out", box=None)
+    for level, ratios in zip(result.abstention.levels, result.abstention.ratio, strict=True):
+        if len(ratios):
+            mark = " *" if level == result.abstention.min_confidence else ""
+            mean = math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
+            confidence.add_row(f"{level:g}{mark}", f"{mean:.3f}", f"{max(ratios):.3f}")
+    for each in (table, confidence):
+        Console().print(each)
     Console().print(
-        "validation latency over that of the rule tuned for the machine, geometric mean of 16"
+        "validation latency over that of the rule tuned for the machine, geometric mean over"
         f" traces; bundle: {out / 'bundle'}"
     )

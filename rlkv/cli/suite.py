@@ -192,10 +192,10 @@ def _replay_inputs(setting: Setting, bundles: list[Path], out: Path) -> dict[str
 
 
 def _checked(seeds: int, workers: int | None) -> int:
+    from rlkv_agents.jobs import check_workers
+
     check_seeds(seeds)
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers must be 1 or more, got {workers}")
-    return workers or len(os.sched_getaffinity(0))
+    return check_workers(workers)
 
 
 def _settings(names: list[str], arrivals: str, trace: Path | None) -> list[Setting]:

@@ -1,0 +1,93 @@
+"""The best teacher of each machine: its rule, a specialist learnt there, or one carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlkv_agents.bundle import load_bundle, save_bundle
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.rules import make_rule
+from rlkv_agents.tune import caution_score, mean_ratio, validation_latency_s, validation_traces
+from rlkv_envs.scenario import Scenario
+
+#: Rounds between two validations.
+VALIDATE_EVERY = 4
+#: Validation traces that choose snapshots and teachers.
+NUM_TRACES = 24
+#: What teachers are called that are no specialists.
+ADVISED, TUNED = "advised rule", "tuned rule"
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a specialist is trained: rounds with each of the two surrogates, and a seed."""
+
+    clip_rounds: int
+    kl_rounds: int
+    seed: int
+
+
+def learn_specialist(
+    machine: Scenario, start: AgentPolicy, training: Training, folder: Path
+) -> dict[str, Any]:
+    """Train on one machine from a rule; the best snapshot becomes a bundle in ``folder``.
+
+    Returns what a cache keeps: the validation score of the snapshot (0: the start itself), the form
+    that it was learnt with, and the curve of each form.
+    """
+    import torch
+
+    from rlkv_agents.forked_learner import ForkedLearner, PenalizedLearner
+
+    torch.set_num_threads(1)
+    traces = validation_traces(machine, NUM_TRACES)
+    base = validation_latency_s(machine, start, traces)
+    best, best_score, best_form = start, 0.0, "none"
+    curves: dict[str, list[float]] = {}
+    for recipe, num_rounds in (
+        (ForkedLearner, training.clip_rounds),
+        (PenalizedLearner, training.kl_rounds),
+    ):
+        learner = recipe(machine, start.rule, training.seed)
+        curve = curves.setdefault(recipe.form, [])
+        for number in range(num_rounds):
+            learner.run_round(number)
+            if (number + 1) % VALIDATE_EVERY and number + 1 < num_rounds:
+                continue
+            policy = learner.policy(machine.name)
+            latency = validation_latency_s(machine, policy, traces)
+            curve.append(mean_ratio(latency, base))
+            score = caution_score(latency, base)
+            if score < best_score:
+                best, best_score, best_form = policy, score, recipe.form
+    save_bundle(folder, replace(best, name=machine.name), {"score": best_score, "form": best_form})
+    return {"score": best_score, "form": best_form, "curves": curves}
+
+
+def choose_teacher(
+    machine: Scenario,
+    advised: AgentPolicy,
+    tuned: Mapping[str, float],
+    specialists: Sequence[tuple[str, Path]],
+) -> dict[str, Any]:
+    """The policy with the best validation score against the advised rule.
+
+    A specialist runs with the rule it was trained with where it is this machine's own, else with
+    the advised one. Returns its name (``ADVISED``, ``TUNED`` or the specialist's machine), and the
+    ratio to the tuned rule of everybody that was tried.
+    """
+    traces = validation_traces(machine, NUM_TRACES)
+    known = {ADVISED: advised, TUNED: AgentPolicy(TUNED, make_rule("house", tuned))}
+    for name, folder in specialists:
+        policy = load_bundle(folder).policy
+        known[name] = policy if name == machine.name else replace(policy, rule=advised.rule)
+    latency = {name: validation_latency_s(machine, each, traces) for name, each in known.items()}
+    scores = {name: caution_score(each, latency[ADVISED]) for name, each in latency.items()}
+    chosen = min(scores, key=lambda name: scores[name])
+    if scores[chosen] >= 0.0:
+        chosen = ADVISED
+    ratios = {name: mean_ratio(each, latency[TUNED]) for name, each in latency.items()}
+    return {"teacher": chosen, "ratios": ratios}
