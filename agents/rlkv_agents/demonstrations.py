@@ -136,8 +136,12 @@ def demonstrate(
     num_per_trace: int,
     rng: np.random.Generator,
 ) -> Demonstrations:
-    """The teacher's verbs along the student's path (its own path with ``obey_teacher``)."""
-    scenario, table = teacher.scenario, teacher.scenario.table
+    """The teacher's verbs along the student's path (its own path with ``obey_teacher``).
+
+    Both know of pauses what the student knows.
+    """
+    scenario = teacher.scenario
+    table = student.table(scenario)
     stack = build_state(
         scenario.profile,
         traces,

@@ -28,7 +28,7 @@ def run_policy(
     scenario: Scenario, policy: AgentPolicy, trace: Trace, config: EngineConfig | None = None
 ) -> RunResult:
     """One policy on one trace of a scenario, to the end of its last session."""
-    table = scenario.table
+    table = policy.table(scenario)
     engine = Engine(
         scenario.profile,
         trace,

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.rules import Rule
+from rlkv_engine.estimates import PauseTable
 from rlkv_engine.loop import Policy as CompiledPolicy
 from rlkv_engine.loop import make_policy
 from rlkv_engine.observe import FEATURES, STEPS_S
+from rlkv_envs.scenario import Scenario
 
 #: PRESERVE, SWAP, DISCARD.
 NUM_VERBS = 3
@@ -47,7 +49,8 @@ class AgentPolicy:
     ``weights`` are ``weight_1 [hidden, num_features], bias_1 [hidden], weight_2 [hidden, hidden],
     bias_2 [hidden], weight_3 [3, hidden], bias_3 [3]`` of a tanh network; ``prior`` is added to the
     logit of the rule's verb, so that zero weights give exactly the rule. Outside ``trained_range``
-    (lowest and highest value of each feature, ``[num_features]`` each) the rule answers.
+    (lowest and highest value of each feature, ``[num_features]`` each) the rule answers. With
+    ``predicts_pauses`` pauses are known by predicted class, otherwise by tool.
     """
 
     name: str
@@ -55,11 +58,16 @@ class AgentPolicy:
     weights: Sequence[NDArray[np.float64]] | None = None
     prior: float = 0.0
     trained_range: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    predicts_pauses: bool = False
 
     @property
     def sees_future(self) -> bool:
         """True for reference points that use what nobody can know."""
         return self.rule.sees_future
+
+    def table(self, scenario: Scenario) -> PauseTable:
+        """What an engine that runs this policy on a scenario knows of pauses."""
+        return scenario.predicted_table if self.predicts_pauses else scenario.table
 
     def compiled(self) -> CompiledPolicy:
         """The form that runs inside the engine's loop."""
@@ -92,8 +100,12 @@ def to_tensors(policy: AgentPolicy) -> dict[str, NDArray[np.float32]]:
 
 
 def from_tensors(
-    name: str, rule: Rule, prior: float, tensors: Mapping[str, NDArray[np.float32]]
+    name: str,
+    rule: Rule,
+    prior: float,
+    tensors: Mapping[str, NDArray[np.float32]],
+    predicts_pauses: bool = False,
 ) -> AgentPolicy:
     """The policy that ``to_tensors`` took apart."""
     *weights, low, high = (tensors[tensor].astype(np.float64) for tensor in TENSORS)
-    return AgentPolicy(name, rule, weights, prior, (low, high))
+    return AgentPolicy(name, rule, weights, prior, (low, high), predicts_pauses)

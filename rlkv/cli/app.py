@@ -8,6 +8,7 @@ from rlkv import __version__
 from rlkv.cli import (
     bench,
     bundle,
+    pauses,
     profiles,
     report,
     suite,
@@ -22,7 +23,7 @@ from rlkv_engine.errors import InputError
 #: One module per command, in the order of ``rlkv --help``. Each has ``register(app)``, and imports
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
-    train, eval_cli, suite, bundle, profiles, workloads, trace, report, validate, bench,
+    train, eval_cli, suite, bundle, profiles, workloads, trace, pauses, report, validate, bench,
 )  # fmt: skip
 
 
