@@ -19,7 +19,16 @@ PACKAGES = {
 }
 
 #: What a server that imports the client must not have to install.
-HEAVY = {"torch", "stable_baselines3", "sb3_contrib", "numba", "gymnasium", "matplotlib", "typer"}
+HEAVY = {
+    "torch",
+    "stable_baselines3",
+    "sb3_contrib",
+    "sklearn",
+    "numba",
+    "gymnasium",
+    "matplotlib",
+    "typer",
+}
 
 
 def imported_packages(path: Path) -> set[str]:

@@ -86,6 +86,7 @@ def bundle_files(policy: AgentPolicy, metadata: Mapping[str, Any]) -> dict[str, 
         "prior": policy.prior if policy.weights is not None else 1.0,
         "min_confidence": policy.min_confidence,
         "rule": {"name": policy.rule.name, "constants": _constants(policy)},
+        **({"predicts_pauses": True} if policy.predicts_pauses else {}),
         "weights_sha256": hashlib.sha256(payload).hexdigest(),
         **metadata,
     }
@@ -126,6 +127,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         float(document["prior"]),
         tensors,
         float(document.get("min_confidence", 0.0)),
+        bool(document.get("predicts_pauses", False)),
     )
     return Bundle(policy, document)
 
@@ -182,6 +184,8 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     for constant, value in constants.items():
         if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise InputError(f"rule constant {constant!r} must be a finite number", path=path)
+    if not isinstance(document.get("predicts_pauses", False), bool):
+        raise InputError("predicts_pauses must be true or false", path=path)
     if not 0.0 <= document["prior"] < 1e6:
         raise InputError("prior must be a number from 0 to a million", path=path)
     confidence = document.get("min_confidence", 0.0)

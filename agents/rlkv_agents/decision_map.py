@@ -127,9 +127,10 @@ def knows(policy: AgentPolicy, observations: NDArray[np.float32]) -> NDArray[np.
 
 
 def _engine(scenario: Scenario, policy: AgentPolicy, seed: int) -> Engine:
-    # One more tool, so that the candidate's estimate can be set alone.
-    known = scenario.table
-    table = PauseTable(
+    # One more row, so that the candidate's estimate can be set alone.
+    policy, known = policy.on(scenario), policy.table(scenario)
+    table = replace(
+        known,
         tools=(*known.tools, PROBE),
         residual_s=np.insert(known.residual_s, -1, known.residual_s[-1], axis=0),
         mean_s=np.insert(known.mean_s, -1, known.mean_s[-1]),

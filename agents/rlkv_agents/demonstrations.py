@@ -138,10 +138,11 @@ def demonstrate(
 ) -> Demonstrations:
     """The teacher's verbs along the student's path (its own path with ``obey_teacher``).
 
-    Without ``ask_call`` the student's rule answers CALLs, and nothing is shown of them.
+    Both know of pauses what the student knows. Without ``ask_call`` the student's rule answers
+    CALLs, and nothing is shown of them.
     """
-    scenario, table = teacher.scenario, teacher.scenario.table
-    student = student.on(scenario)
+    scenario = teacher.scenario
+    student, table = student.on(scenario), student.table(scenario)
     stack = build_state(
         scenario.profile,
         traces,

@@ -28,7 +28,7 @@ def run_policy(
     scenario: Scenario, policy: AgentPolicy, trace: Trace, config: EngineConfig | None = None
 ) -> RunResult:
     """One policy on one trace of a scenario, to the end of its last session."""
-    policy, table = policy.on(scenario), scenario.table
+    policy, table = policy.on(scenario), policy.table(scenario)
     engine = Engine(
         scenario.profile,
         trace,

@@ -161,7 +161,7 @@ def fork_rollouts(
     ask_call: bool = False,
 ) -> tuple[Forks, int]:
     """Forked decisions of a policy on several traces, and the decisions met on the way."""
-    policy, table = policy.on(scenario), scenario.table
+    policy, table = policy.on(scenario), policy.table(scenario)
     stack = build_state(
         scenario.profile,
         traces,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from rlkv_engine.estimates import PauseTable
 from rlkv_engine.loop import Policy as CompiledPolicy
 from rlkv_engine.loop import make_policy
 from rlkv_engine.observe import FEATURES, STEPS_S
-from rlkv_engine.profile import Profile
 from rlkv_engine.tree import Trees
+from rlkv_envs.scenario import Scenario
 
 #: PRESERVE, SWAP, DISCARD.
 NUM_VERBS = 3
@@ -46,18 +46,6 @@ def range_of(
     return np.where(checked, lowest - slack, -np.inf), np.where(checked, highest + slack, np.inf)
 
 
-class Deployment(Protocol):
-    """The machine and the pauses that a policy is used with, as a ``Scenario`` has them."""
-
-    @property
-    def profile(self) -> Profile:
-        """Costs and pools of the machine."""
-
-    @property
-    def table(self) -> PauseTable:
-        """What is known of its pauses."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class AgentPolicy:
     """A named policy: its rule orders the victims and answers, unless ``weights`` do.
@@ -69,7 +57,8 @@ class AgentPolicy:
     ``trained_range`` (lowest and highest value of each feature, ``[num_features]`` each), and where
     the network would leave it with a probability below ``min_confidence``.
 
-    With ``advice`` the rule's constants are those for the machine it is used ``on``.
+    With ``advice`` the rule's constants are those for the machine it is used ``on``. With
+    ``predicts_pauses`` pauses are known by predicted class, otherwise by tool.
     """
 
     name: str
@@ -79,19 +68,24 @@ class AgentPolicy:
     trained_range: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     trees: Trees | None = None
     min_confidence: float = 0.0
+    predicts_pauses: bool = False
     advice: Advice | None = None
 
-    def on(self, deployment: Deployment) -> AgentPolicy:
+    def on(self, scenario: Scenario) -> AgentPolicy:
         """This policy with the rule that is right there."""
         if self.advice is None:
             return self
-        rule = self.advice.rule_for(deployment.profile, deployment.table)
+        rule = self.advice.rule_for(scenario.profile, scenario.table)
         return replace(self, rule=rule, advice=None)
 
     @property
     def sees_future(self) -> bool:
         """True for reference points that use what nobody can know."""
         return self.rule.sees_future
+
+    def table(self, scenario: Scenario) -> PauseTable:
+        """What an engine that runs this policy on a scenario knows of pauses."""
+        return scenario.predicted_table if self.predicts_pauses else scenario.table
 
     def compiled(self) -> CompiledPolicy:
         """The form that runs inside the engine's loop."""
@@ -140,6 +134,7 @@ def from_tensors(
     prior: float,
     tensors: Mapping[str, NDArray[Any]],
     min_confidence: float = 0.0,
+    predicts_pauses: bool = False,
 ) -> AgentPolicy:
     """The policy that ``to_tensors`` took apart."""
     weights = None
@@ -149,5 +144,14 @@ def from_tensors(
     advice = None
     if ADVICE_TENSORS[0] in tensors:
         advice = Advice(*(tensors[tensor].astype(np.float64) for tensor in ADVICE_TENSORS))
-    trees = trees_from(tensors)
-    return AgentPolicy(name, rule, weights, prior, (low, high), trees, min_confidence, advice)
+    return AgentPolicy(
+        name,
+        rule,
+        weights,
+        prior,
+        (low, high),
+        trees_from(tensors),
+        min_confidence,
+        predicts_pauses,
+        advice,
+    )

@@ -208,10 +208,12 @@ def scenario_digest(scenario: Scenario, split: Split) -> str:
 
 def policy_digest(policy: AgentPolicy, scenario: Scenario) -> str:
     """What a policy's answers depend on."""
-    policy = policy.on(scenario)
-    leases = policy.rule.leases(scenario.profile, scenario.table)
-    learned = [*(policy.weights or ()), *(policy.trained_range or ())]
-    arrays = [policy.rule.params(scenario.table), *([] if leases is None else [leases]), *learned]
+    policy, table = policy.on(scenario), policy.table(scenario)
+    leases = policy.rule.leases(scenario.profile, table)
+    learned = [*(policy.weights or ()), *(policy.trained_range or ()), *(policy.trees or ())]
+    arrays = [policy.rule.params(table), *([] if leases is None else [leases]), *learned]
+    if policy.predicts_pauses:
+        arrays.append(table.residual_s)
     return digest(policy.rule.name, policy.prior, policy.min_confidence, *arrays)
 
 

@@ -60,13 +60,13 @@ def memory_timeline(
 
 
 def _engine(scenario: Scenario, policy: AgentPolicy, trace: Trace) -> Engine:
-    policy = policy.on(scenario)
+    policy, table = policy.on(scenario), policy.table(scenario)
     return Engine(
         scenario.profile,
         trace,
-        policy.rule.params(scenario.table),
-        table=scenario.table,
-        lease_s=policy.rule.leases(scenario.profile, scenario.table),
+        policy.rule.params(table),
+        table=table,
+        lease_s=policy.rule.leases(scenario.profile, table),
     )
 
 

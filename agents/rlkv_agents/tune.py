@@ -50,6 +50,8 @@ class ValidationRuns:
     traces: Sequence[Trace]
     config: EngineConfig | None = None
     on_score: Callable[[], None] = lambda: None
+    #: Of a candidate's name and rule: the policy that is run.
+    as_policy: Callable[[str, Rule], AgentPolicy] = AgentPolicy
     latency_s: dict[tuple[float, ...], list[float]] = field(default_factory=dict)
 
     def known_s(self, constants: Mapping[str, float]) -> list[float]:
@@ -59,7 +61,7 @@ class ValidationRuns:
     def score(self, constants: Mapping[str, float], num_traces: int) -> float:
         """Geometric mean of the mean normalized latency over the first traces, s/token."""
         known = self.known_s(constants)
-        policy = AgentPolicy(self.name, make_rule(self.name, constants))
+        policy = self.as_policy(self.name, make_rule(self.name, constants))
         for trace in self.traces[len(known) : num_traces]:
             known.append(run_policy(self.scenario, policy, trace, self.config).mean_latency_s)
         self.on_score()

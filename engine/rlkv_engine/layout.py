@@ -90,7 +90,14 @@ def build_state(
     num_slots = max(num_slots, profile.block_size, *map(_num_concurrent, traces))
     leases = np.full(len(table.mean_s), math.inf) if lease_s is None else lease_s
     tools = tuple(dict.fromkeys(tool for trace in traces for tool in trace.tools))
-    rows = table.rows_for(tools)
+    bank = _bank(traces, tools)
+    if table.classes is None:
+        rows = table.rows_for(tools)
+    else:
+        # What the loop reads as a turn's tool is a row of the table, here a predicted class.
+        rows = np.arange(len(table.mean_s))
+        turns = np.concatenate([table.turn_rows(trace) for trace in traces])
+        bank["turns"] = np.concatenate([bank["turns"][: S.TOOL], turns[np.newaxis]])
     floats = np.zeros(S.NUM_FLOATS)
     _set_costs(floats, profile, table.mean_pause_s)
     floats[S.RULE : S.RULE + RULE_SIZE] = rule
@@ -108,7 +115,7 @@ def build_state(
         log=np.zeros((num_engines, log_rows, 5)),
         residual_s=np.ascontiguousarray(table.residual_s[rows]),
         lease_s=np.ascontiguousarray(leases[rows], np.float64),
-        **_bank(traces, tools),
+        **bank,
     )
     for engine in range(num_engines):
         reset_engine(state, engine, 0, traces[0])

@@ -231,8 +231,8 @@ class State(NamedTuple):
     sessions: F8  # [2, num_sessions]
     turns: I8  # [4, num_turns]
     pause_s: F8  # [num_turns]
-    residual_s: F8  # [num_tools + 1, num_bins], see estimates.py
-    lease_s: F8  # [num_tools + 1], leases of rules that set one by tool
+    residual_s: F8  # [num_rows, num_bins], see estimates.py
+    lease_s: F8  # [num_rows], leases of rules that set one by kind of pause
 
 
 def map_fields(st: State, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> State:

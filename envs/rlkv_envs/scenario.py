@@ -15,12 +15,9 @@ from rlkv_engine.estimates import PauseTable, fit_pause_table
 from rlkv_engine.layout import check_fits
 from rlkv_engine.profile import Profile, load_profile
 from rlkv_engine.trace import Trace
+from rlkv_envs.predicted_pauses import TABLE_SEED, TABLE_SESSIONS, predicted_table
 from rlkv_envs.workloads import Split, Workload, make_trace, make_workload
 from rlkv_envs.workloads.arrivals import ArrivalProcess, ClosedLoop
-
-#: Sessions and seed from which the pause statistics of a workload are taken.
-TABLE_SESSIONS = 2000
-TABLE_SEED = 20_240_201
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,11 @@ class Scenario:
         """Pause statistics of training sessions: what the operator of this machine would know."""
         rng = np.random.default_rng(TABLE_SEED)
         return fit_pause_table(self.workload.bodies(rng, "train", TABLE_SESSIONS))
+
+    @property
+    def predicted_table(self) -> PauseTable:
+        """The same by what a predictor knows of each pause as it begins; a second or two, once."""
+        return predicted_table(self.workload)
 
     def at_rate(self, rate_per_s: float) -> Scenario:
         """The same scenario at another load."""

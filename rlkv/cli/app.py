@@ -9,6 +9,7 @@ from rlkv.cli import (
     bench,
     bundle,
     explain,
+    pauses,
     profiles,
     report,
     suite,
@@ -23,7 +24,8 @@ from rlkv_engine.errors import InputError
 #: One module per command, in the order of ``rlkv --help``. Each has ``register(app)``, and imports
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
-    train, eval_cli, explain, suite, bundle, profiles, workloads, trace, report, validate, bench,
+    train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, report, validate,
+    bench,
 )  # fmt: skip
 
 

@@ -1,0 +1,162 @@
+"""``rlkv pauses``: fits a predictor of how long paused sessions stay away, and says its worth."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlkv.cli.output import AsJson, check_writable, check_writable_file, write_json
+from rlkv.cli.scenario_options import TraceFile, WorkloadName, build_scenario, check_seeds
+from rlkv_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from rlkv_envs.scenario import Scenario
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``pauses fit`` and ``pauses compare``."""
+    pauses = typer.Typer(
+        no_args_is_help=True,
+        help="How long a paused session stays away: fit a predictor, see what it brings.",
+    )
+    pauses.command("fit")(fit)
+    pauses.command("compare")(compare)
+    app.add_typer(pauses, name="pauses")
+
+
+def fit(
+    out: Annotated[Path, typer.Option(help="Write what is known of the pauses to this folder.")],
+    workload: WorkloadName = None,
+    trace: TraceFile = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", help="Also draw the calibration into this file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit on training sessions, and judge on held-out ones beside the table by tool."""
+    if workload is None and trace is None:
+        raise InputError("say whose pauses: give --trace or --workload")
+    scenario = build_scenario(None, None, workload, trace, None, None, None)
+    check_writable(out)
+    if png is not None:
+        check_writable_file(png)
+    from rlkv_agents.pause_comparison import held_out_statistics
+    from rlkv_agents.pause_files import save_pauses
+
+    table = scenario.predicted_table
+    save_pauses(out, table)
+    figures = held_out_statistics(scenario.workload, scenario.table, table)
+    if png is not None:
+        from rlkv.report.calibration import calibration_png
+        from rlkv_envs.traces.whole_file import write_files
+
+        write_files(png.parent, {png.name: calibration_png(figures)})
+    if as_json:
+        typer.echo(json.dumps(figures))
+        return
+    from rich.console import Console
+
+    from rlkv.pause_tables import statistics_table
+
+    Console().print(statistics_table(figures))
+    if table.classes is None:
+        typer.echo("nothing found that says more than the tool: what was written is by tool")
+
+
+def compare(
+    scenarios: Annotated[
+        str, typer.Option("--scenarios", help="trained, unseen, all, or names with commas between.")
+    ] = "all",
+    loads: Annotated[
+        str, typer.Option(help="Factors on each scenario's rate, with commas between.")
+    ] = "1.0,1.1",
+    seeds: Annotated[int, typer.Option("--seeds", help="Paired held-out traces.")] = 16,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes; without it one for each core.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the record to this JSON file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the tuned house rule by tool, by predicted class, by true class and by the truth."""
+    check_seeds(seeds)
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers must be 1 or more, got {workers}")
+    settings = _settings(scenarios, _factors(loads))
+    if out is not None:
+        check_writable_file(out)
+    from rlkv.cli.progress import progress_bars
+    from rlkv.provenance import command, commit, machine
+    from rlkv_agents.jobs import Job, run_jobs
+    from rlkv_agents.pause_comparison import (
+        compare_estimates,
+        held_out_statistics,
+        num_comparison_runs,
+    )
+
+    origin = {"commit": commit(), "command": command(), "machine": machine()}
+    cost = num_comparison_runs(seeds)
+    jobs = [Job(partial(compare_estimates, each, seeds), cost) for each, _ in settings]
+    rows: dict[int, dict[str, Any]] = {}
+    with progress_bars() as on_progress:
+
+        def keep(i: int, result: dict[str, Any]) -> None:
+            rows[i] = result
+            on_progress("eval", cost * len(rows), cost * len(jobs))
+
+        on_progress("eval", 0, cost * len(jobs))
+        run_jobs(jobs, workers or len(os.sched_getaffinity(0)), keep)
+    workloads = {each.workload.name: each for each, _ in settings}
+    record: dict[str, Any] = {
+        "latency": [
+            {
+                "scenario": scenario.name, "load": load, "rate_per_s": scenario.rate_per_s,
+                "num_sessions": scenario.num_sessions, "num_seeds": seeds, "by": rows[i],
+            }
+            for i, (scenario, load) in enumerate(settings)
+        ],
+        "statistics": {
+            name: held_out_statistics(each.workload, each.table, each.predicted_table)
+            for name, each in workloads.items()
+        },
+        **origin,
+    }  # fmt: skip
+    if out is not None:
+        write_json(record, out)
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    from rich.console import Console
+
+    from rlkv.pause_tables import comparison_table, statistics_table
+
+    for figures in record["statistics"].values():
+        Console().print(statistics_table(figures))
+    Console().print(comparison_table(record["latency"]))
+
+
+def _settings(scenarios: str, factors: list[float]) -> list[tuple[Scenario, float]]:
+    from rlkv_agents.suite import suite_names
+    from rlkv_envs.scenario import load_scenario
+
+    named = [load_scenario(name) for name in suite_names(scenarios)]
+    return [
+        (each.at_rate(factor * each.rate_per_s), factor) for each in named for factor in factors
+    ]
+
+
+def _factors(said: str) -> list[float]:
+    factors = []
+    for part in said.split(","):
+        try:
+            factor = float(part)
+        except ValueError:
+            raise InputError(f"--loads: {part.strip()!r} is not a number") from None
+        if not 0.0 < factor <= 100.0:
+            raise InputError(f"--loads: a factor must be above 0 and at most 100, got {factor:g}")
+        factors.append(factor)
+    return factors
