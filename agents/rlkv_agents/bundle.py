@@ -32,6 +32,7 @@ from rlkv_agents.policy import (
     to_tensors,
 )
 from rlkv_agents.rules import make_rule
+from rlkv_agents.shipped import bundle_folder
 from rlkv_agents.tree_tensors import TREE_TENSORS, check_trees
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import FEATURES
@@ -97,13 +98,13 @@ def bundle_files(policy: AgentPolicy, metadata: Mapping[str, Any]) -> dict[str, 
 
 
 def load_bundle(folder: Path | str) -> Bundle:
-    """Read and check a bundle.
+    """Read and check a bundle; ``universal`` is the one that comes with the package.
 
     Raises:
         InputError: a file is missing, damaged, of a newer format, or made for other observations;
             the message names the file and what is wrong with it.
     """
-    folder = Path(folder)
+    folder = bundle_folder(folder)
     meta_path, weights_path = folder / METADATA_FILE, folder / WEIGHTS_FILE
     document = _read_metadata(meta_path)
     payload = _read(weights_path)

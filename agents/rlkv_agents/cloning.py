@@ -13,10 +13,9 @@ from rlkv_agents.demonstrations import Demonstrations, Teacher, demonstrate, joi
 from rlkv_agents.ensemble import joined
 from rlkv_agents.learner import SEED_STRIDE
 from rlkv_agents.policy import NUM_VERBS, AgentPolicy, range_of
+from rlkv_agents.shipped import UNIVERSAL
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.tree import NUM_POINTS
-
-UNIVERSAL = "universal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,14 @@ from rlkv_agents.abstention import Abstention, choose_confidence
 from rlkv_agents.advice import Advice
 from rlkv_agents.advice_runs import known_machines
 from rlkv_agents.bundle import load_bundle
-from rlkv_agents.cloning import UNIVERSAL, CloneSettings, clone
+from rlkv_agents.cloning import CloneSettings, clone
 from rlkv_agents.demonstrations import Teacher
 from rlkv_agents.jobs import Job
 from rlkv_agents.machines import random_machines, suite_machines
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFolder, digest
 from rlkv_agents.rules import House, make_rule
+from rlkv_agents.shipped import UNIVERSAL
 from rlkv_agents.specialists import ADVISED, TUNED, Training, choose_teacher, learn_specialist
 from rlkv_agents.suite import TRAINED, Setting, scenario_digest, through_cache, tune_settings
 from rlkv_agents.train import OnProgress, counter

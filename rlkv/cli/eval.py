@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +26,7 @@ from rlkv.cli.scenario_options import (
     rebuild_scenario,
     scenario_inputs,
 )
+from rlkv_agents.shipped import UNIVERSAL, bundle_from, bundle_place
 from rlkv_engine.errors import InputError, RlkvError
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ def register(app: typer.Typer) -> None:
 
 def eval_command(
     bundle: Annotated[
-        Path | None, typer.Option(help="A trained bundle; without one the rules alone.")
-    ] = None,
+        Path,
+        typer.Option(help="A trained bundle, or `universal`, the one that comes with rlkv."),
+    ] = Path(UNIVERSAL),
     scenario: ScenarioName = None,
     profile: ProfileName = None,
     workload: WorkloadName = None,
@@ -98,9 +99,7 @@ def eval_command(
     policies, learned = _policies(built, bundle, tune)
     record = _evaluate(built, policies, learned, list(range(seeds)))
     record["inputs"] = scenario_inputs(built, trace, profile)
-    if bundle is not None:
-        # As seen from the record: a replay looks for it there.
-        record["bundle"] = os.path.relpath(bundle, out or Path())
+    record["bundle"] = bundle_place(bundle, out or Path())
     if out is not None:
         from rlkv.report.write import write_report
 
@@ -115,23 +114,19 @@ def eval_command(
     Console().print(policies_table(record))
 
 
-def _policies(
-    scenario: Scenario, bundle: Path | None, tune: bool
-) -> tuple[list[AgentPolicy], str | None]:
+def _policies(scenario: Scenario, bundle: Path, tune: bool) -> tuple[list[AgentPolicy], str]:
     from rlkv.cli.progress import progress_bars
     from rlkv_agents.bundle import load_bundle
     from rlkv_agents.policy import AgentPolicy
     from rlkv_agents.rules import RULES, make_rule
     from rlkv_agents.train import tune_all, tuned_policies
 
-    loaded = None if bundle is None else load_bundle(bundle).policy
+    loaded = load_bundle(bundle).policy
     if tune:
         with progress_bars() as on_progress:
             policies = tuned_policies(tune_all(scenario, list(RULES), on_progress))
     else:
         policies = [AgentPolicy(name, make_rule(name)) for name in RULES]
-    if loaded is None:
-        return policies, None
     if loaded.name in RULES:
         # A bundle may be made of a rule; beside the rule it needs a name of its own.
         loaded = replace(loaded, name=f"bundle {loaded.name}")
@@ -192,7 +187,7 @@ def _replayed(part: dict[str, Any], file: Path) -> tuple[Scenario, list[AgentPol
     policies = []
     for name, rule in rules.items():
         if name == asked.learned:
-            learned = load_bundle(file.parent / asked.bundle).policy
+            learned = load_bundle(bundle_from(asked.bundle, file.parent)).policy
             policies.append(replace(learned, name=name, rule=rule))
         else:
             policies.append(AgentPolicy(name, rule))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from rlkv.cli.output import AsJson, check_writable
 from rlkv.cli.scenario_options import check_seeds, scenario_inputs
+from rlkv_agents.shipped import UNIVERSAL, bundle_place
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,8 +51,11 @@ def run(
         ),
     ] = "all",
     bundle: Annotated[
-        list[Path] | None, typer.Option(help="A trained bundle; may be given several times.")
-    ] = None,
+        list[Path],
+        typer.Option(
+            help="A trained bundle; may be given several times. `universal` comes with rlkv."
+        ),
+    ] = [Path(UNIVERSAL)],  # noqa: B006
     scenarios: Scenarios = "all",
     seeds: Seeds = 16,
     arrivals: Annotated[
@@ -77,7 +80,7 @@ def run(
     from rlkv_agents.suite import contest, evaluate_all, suite_names, tune_settings
 
     num_workers = _checked(seeds, workers)
-    compared = contestants(policies, bundle or [])
+    compared = contestants(policies, bundle)
     names = suite_names(scenarios)
     check_arrivals(arrivals, trace)
     check_writable(out)
@@ -87,7 +90,7 @@ def run(
         tuned = tune_settings(settings, rules, out, num_workers, on_progress)
         evaluations = contest(settings, compared, tuned)
         figures = evaluate_all(evaluations, range(seeds), out, num_workers, on_progress)
-    inputs = {each.scenario.name: _replay_inputs(each, bundle or [], out) for each in settings}
+    inputs = {each.scenario.name: _replay_inputs(each, bundle, out) for each in settings}
     record = suite_record(evaluations, figures, compared, range(seeds), inputs)
     write_suite(record, out)
     if as_json:
@@ -187,7 +190,7 @@ def _replay_inputs(setting: Setting, bundles: list[Path], out: Path) -> dict[str
         return {}
     inputs: dict[str, Any] = {"inputs": scenario_inputs(setting.scenario, None)}
     if bundles:
-        inputs["bundle"] = os.path.relpath(bundles[0], out)
+        inputs["bundle"] = bundle_place(bundles[0], out)
     return inputs
 
 
