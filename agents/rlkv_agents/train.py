@@ -81,8 +81,18 @@ def _gae() -> type[Learner]:
     return GaeLearner
 
 
-#: Imported on demand: both need torch.
-RECIPES: dict[str, Callable[[], type[Learner]]] = {"forked-ppo": _forked, "ppo": _gae}
+def _evolution() -> type[Learner]:
+    from rlkv_agents.es_learner import EvolutionLearner
+
+    return EvolutionLearner
+
+
+#: Imported on demand: all need torch.
+RECIPES: dict[str, Callable[[], type[Learner]]] = {
+    "forked-ppo": _forked,
+    "ppo": _gae,
+    "es": _evolution,
+}
 
 #: Called as work goes on: what is being done, units done, units in all.
 OnProgress = Callable[[str, int, int], None]

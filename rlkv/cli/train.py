@@ -52,7 +52,11 @@ def train_command(
     concurrent: Concurrent = None,
     sessions: Sessions = None,
     recipe: Annotated[
-        str, typer.Option(help="forked-ppo, or ppo (MaskablePPO with generalized advantages).")
+        str,
+        typer.Option(
+            help="forked-ppo, ppo (MaskablePPO with generalized advantages), or es (evolution"
+            " strategies on linear scorers)."
+        ),
     ] = "forked-ppo",
     seed: Annotated[int, typer.Option(help="Of everything random in training.")] = 0,
     rounds: Annotated[
