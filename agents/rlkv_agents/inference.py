@@ -93,5 +93,5 @@ class BatchInference:
         if self._weights is None or self._range is None:
             return np.full(len(rows), self._weights is None)
         low, high = self._range
-        inside: NDArray[np.bool_] = ((rows >= low) & (rows <= high)).all(axis=1)
-        return ~inside
+        outside: NDArray[np.bool_] = np.any(~((rows >= low) & (rows <= high)), axis=1)
+        return outside

@@ -68,6 +68,14 @@ def train_command(
     seeds: Seeds = 16,
     out: Annotated[Path, typer.Option(help="Folder of bundle, record and report.")] = DEFAULT_OUT,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
+    references: Annotated[
+        bool,
+        typer.Option(
+            "--references",
+            help="Train the other recipes too, each for as long as this one took, and show their"
+            " learning curves beside it.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a policy, compare it with every rule on held-out traces, and write a report."""
@@ -101,6 +109,7 @@ def train_command(
                 on_checkpoint=note,
             )
             record = _judge(built, result, range(seeds), on_progress)
+            record["reference_curves"] = _references(built, result, references, on_progress)
             if scenario is None and profile is None and workload is None and trace is None:
                 record["also"] = [_judge_elsewhere(result, range(seeds), on_progress)]
         record["wall_s"] = time.monotonic() - since
@@ -184,6 +193,16 @@ def _judge(
         name: entry["validation_s"] for name, entry in result.progress.tuned.items()
     }
     return record
+
+
+def _references(
+    scenario: Scenario, result: TrainResult, measured: bool, on_progress: OnProgress
+) -> dict[str, Any]:
+    from rlkv.references import measure_references, stored_references
+
+    if measured:
+        return measure_references(scenario, result.start, result.progress, on_progress)
+    return stored_references(result.progress.settings)
 
 
 def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress) -> dict[str, Any]:

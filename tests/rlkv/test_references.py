@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlkv import references
+from rlkv.references import STORED, store, stored_references
+from rlkv.report.record import read_record
+from rlkv_agents.es_learner import EvolutionLearner, EvolutionSettings
+from rlkv_agents.gae_learner import GaeLearner
+from rlkv_agents.train import RECIPES
+from tests.rlkv.command_line import make_quick, run
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_quick(monkeypatch)
+    monkeypatch.setattr(EvolutionLearner, "settings", EvolutionSettings(num_pairs=1))
+    monkeypatch.setattr(EvolutionLearner, "traces_per_round", 1)
+    for name, value in (
+        ("num_envs", 4), ("num_steps", 16), ("rollouts_per_round", 1), ("traces_per_round", 2)
+    ):  # fmt: skip
+        monkeypatch.setattr(GaeLearner, name, value)
+
+
+@pytest.mark.usefixtures("quick")
+def test_other_recipes_are_trained_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(
+        capsys, "train", "--scenario", "crossover-slow", "--rounds", 1, "--seeds", 1, "--sessions",
+        25, "--references", "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert code == 0
+    record = json.loads(out)
+    assert set(record["reference_curves"]) == {"ppo", "es"}
+    own = record["learning_curve"]
+    for entry in record["reference_curves"].values():
+        assert entry["earlier"] is False and entry["commit"] == record["commit"]
+        first, *_, last = entry["curve"]
+        assert (first["steps"], first["validation_s"] > 0) == (0, True)
+        assert last["cpu_s"] >= own[-1]["cpu_s"] and last["steps"] > 0
+        assert sum(point["chosen"] for point in entry["curve"]) == 1
+    assert read_record(tmp_path / "run")["reference_curves"] == record["reference_curves"]
+
+    # What is stored from it is found again by a run on the same scenario, and by no other.
+    store(tmp_path / "run", tmp_path / STORED)
+    monkeypatch.setattr(references, "files", lambda package: tmp_path)
+    settings = json.loads((tmp_path / "run" / "checkpoint" / "progress.json").read_bytes())[
+        "settings"
+    ]
+    found = stored_references(settings)
+    assert set(found) == {"ppo", "es"}
+    assert all(entry["earlier"] and entry["commit"] == record["commit"] for entry in found.values())
+    assert found["es"]["curve"] == record["reference_curves"]["es"]["curve"]
+    assert set(stored_references({**settings, "recipe": "es"})) == {"forked-ppo", "ppo"}
+    for name, other in (("rate_per_s", 1.0), ("profile_sha256", "0"), ("sessions_sha256", "0")):
+        assert stored_references({**settings, name: other}) == {}
+
+
+def test_the_stored_curves_are_whole() -> None:
+    stored: Any = json.loads((Path(references.__file__).parent / STORED).read_text())
+    assert set(stored["curves"]) == set(RECIPES)
+    assert stored["settings"]["scenario"] == "crossover-slow"
+    for entry in stored["curves"].values():
+        assert entry["commit"] and entry["machine"]
+        times = [point["cpu_s"] for point in entry["curve"]]
+        assert times == sorted(times) and times[0] == 0.0 and len(times) > 3
+        assert all(0 < point["validation_s"] < 1 for point in entry["curve"])
