@@ -3,56 +3,67 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from rlkv.provenance import commit, machine
-from rlkv.report.record import read_record
-from rlkv_agents.checkpoint import CurvePoint, Progress
+from rlkv_agents.checkpoint import CurvePoint
 from rlkv_agents.learning_curve import learning_curve
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.train import RECIPES, OnProgress
+from rlkv_agents.train import (
+    RECIPES,
+    START_RULE,
+    VALIDATE_EVERY,
+    OnProgress,
+    run_settings,
+    tune_all,
+    tuned_policies,
+)
 from rlkv_agents.tune import validation_traces
-from rlkv_envs.scenario import Scenario
+from rlkv_envs.scenario import Scenario, load_scenario
 from rlkv_envs.traces.whole_file import write_files
 
 #: Curves measured once on the default scenario, so that its picture has them at no cost.
 STORED = "reference_curves.json"
+STORED_SCENARIO, STORED_CPU_S = "crossover-slow", 100.0
 #: What must be equal for stored curves to belong to a run.
 _SAME = ("scenario", "rate_per_s", "num_sessions", "profile_sha256", "sessions_sha256")
 
 
 def measure_references(
-    scenario: Scenario, start: AgentPolicy, progress: Progress, on_progress: OnProgress
+    scenario: Scenario,
+    start: AgentPolicy,
+    recipes: Iterable[str],
+    seed: int,
+    budget_s: float,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
-    """Trains every other recipe for the CPU seconds that a run took, from the rule it started at.
+    """Trains recipes for so many CPU seconds each, from a rule with its tuned constants.
 
     Returns:
-        By recipe ``curve`` (as the run's own), ``commit``, ``machine`` and ``earlier`` (False).
+        By recipe ``curve`` (as ``Progress.curve``), ``commit``, ``machine``, and ``earlier``
+        (False).
 
     Raises:
         InputError: a session that the machine cannot hold.
     """
     traces = validation_traces(scenario)
-    budget_s = progress.cpu_s
     found: dict[str, Any] = {}
-    for recipe in RECIPES:
-        if recipe == progress.settings["recipe"]:
-            continue
+    for recipe in recipes:
 
-        def tell(point: CurvePoint, recipe: str = recipe) -> None:
-            done = min(int(point["cpu_s"]), int(budget_s))
-            on_progress(f"{recipe}, for reference", done, max(int(budget_s), 1))
+        def tell(point: CurvePoint, stage: str = f"{recipe}, for reference") -> None:
+            on_progress(stage, min(int(point["cpu_s"]), int(budget_s)), max(int(budget_s), 1))
 
         curve = learning_curve(
             scenario,
             start,
             recipe,
-            progress.settings["seed"],
+            seed,
             traces,
             is_enough=lambda point: point["cpu_s"] >= budget_s,
+            validate_every=VALIDATE_EVERY,
             on_point=tell,
         )
         found[recipe] = {
@@ -64,7 +75,7 @@ def measure_references(
 def stored_references(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Curves of the other recipes measured earlier on the same scenario; empty if there are none.
 
-    ``settings`` are those of the run (``Progress.settings``).
+    ``settings`` are those of the run (``train.run_settings``).
     """
     stored = json.loads(files("rlkv").joinpath(STORED).read_text(encoding="utf-8"))
     if any(stored["settings"].get(name) != settings[name] for name in _SAME):
@@ -76,22 +87,44 @@ def stored_references(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def store(run: Path, path: Path) -> None:
-    """Makes the stored file from a run of ``rlkv train --references``."""
-    record: Any = read_record(run)
-    progress = json.loads((run / "checkpoint" / "progress.json").read_bytes())
-    own = {key: record[key] for key in ("commit", "machine")}
-    curves = {progress["settings"]["recipe"]: {"curve": record["learning_curve"], **own}}
-    curves |= {
-        name: {key: value for key, value in entry.items() if key != "earlier"}
-        for name, entry in record["reference_curves"].items()
+def store(
+    scenario: Scenario,
+    path: Path,
+    budget_s: float,
+    on_progress: OnProgress = lambda stage, done, total: None,
+) -> None:
+    """Measures every recipe on a scenario and writes what ``stored_references`` reads.
+
+    Raises:
+        InputError: a session that the machine cannot hold, or the file cannot be written.
+    """
+    (start,) = tuned_policies(tune_all(scenario, [START_RULE], on_progress))
+    curves = measure_references(scenario, start, RECIPES, 0, budget_s, on_progress)
+    for entry in curves.values():
+        del entry["earlier"]
+        for point in entry["curve"]:
+            point["cpu_s"] = round(point["cpu_s"], 2)
+    settings = run_settings(scenario, "", 0)
+    document = {
+        "settings": {name: settings[name] for name in (*_SAME, "seed")},
+        "command": "python -m rlkv.references",
+        "budget_cpu_s": budget_s,
+        "curves": curves,
     }
-    settings = {name: progress["settings"][name] for name in (*_SAME, "seed")}
-    document = {"settings": settings, "command": record["command"], "curves": curves}
     write_files(path.parent, {path.name: (json.dumps(document, indent=1) + "\n").encode()})
 
 
-if __name__ == "__main__":
-    import sys
+def main() -> None:
+    """Measures the stored curves again: some minutes."""
+    import torch
 
-    store(Path(sys.argv[1]), Path(__file__).with_name(STORED))
+    from rlkv.cli.progress import progress_bars
+
+    torch.set_num_threads(1)
+    with progress_bars() as on_progress:
+        path = Path(__file__).with_name(STORED)
+        store(load_scenario(STORED_SCENARIO), path, STORED_CPU_S, on_progress)
+
+
+if __name__ == "__main__":
+    main()

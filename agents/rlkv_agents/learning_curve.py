@@ -24,9 +24,10 @@ def learning_curve(
     *,
     is_enough: Callable[[CurvePoint], bool],
     max_rounds: int | None = None,
+    validate_every: int = 1,
     on_point: Callable[[CurvePoint], None] = lambda point: None,
 ) -> list[CurvePoint]:
-    """Validations after every round of a recipe that starts at a rule, the start's first.
+    """Validations of a recipe that starts at a rule, the start's first.
 
     Args:
         scenario: learnt on its training traces.
@@ -36,6 +37,7 @@ def learning_curve(
         traces: that snapshots are judged on; ``score`` is the ``caution_score`` against the start.
         is_enough: ends the curve; asked at every point.
         max_rounds: ends it too.
+        validate_every: rounds between two points.
         on_point: hears of every point as it comes.
 
     Returns:
@@ -50,10 +52,12 @@ def learning_curve(
     curve = [_point(0, 0.0, base, base)]
     on_point(curve[-1])
     since = time.process_time()
-    while not is_enough(curve[-1]) and (max_rounds is None or len(curve) <= max_rounds):
-        number = len(curve) - 1
-        scenario.check_fits("train", learner_type.trace_seeds(seed, number))
-        metrics = learner.run_round(number)
+    number = 0
+    while not is_enough(curve[-1]) and (max_rounds is None or number < max_rounds):
+        for _ in range(validate_every):
+            scenario.check_fits("train", learner_type.trace_seeds(seed, number))
+            metrics = learner.run_round(number)
+            number += 1
         latency = validation_latency_s(scenario, learner.policy(LEARNED), traces)
         steps = int(metrics["time/total_timesteps"])
         curve.append(_point(steps, time.process_time() - since, latency, base))

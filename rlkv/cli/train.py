@@ -199,10 +199,15 @@ def _references(
     scenario: Scenario, result: TrainResult, measured: bool, on_progress: OnProgress
 ) -> dict[str, Any]:
     from rlkv.references import measure_references, stored_references
+    from rlkv_agents.train import RECIPES
 
-    if measured:
-        return measure_references(scenario, result.start, result.progress, on_progress)
-    return stored_references(result.progress.settings)
+    settings = result.progress.settings
+    if not measured:
+        return stored_references(settings)
+    others = [recipe for recipe in RECIPES if recipe != settings["recipe"]]
+    return measure_references(
+        scenario, result.start, others, settings["seed"], result.progress.cpu_s, on_progress
+    )
 
 
 def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from rlkv import references
+from rlkv.provenance import commit
 from rlkv.references import STORED, store, stored_references
 from rlkv.report.record import read_record
 from rlkv_agents.es_learner import EvolutionLearner, EvolutionSettings
 from rlkv_agents.gae_learner import GaeLearner
-from rlkv_agents.train import RECIPES
+from rlkv_agents.train import RECIPES, run_settings
+from rlkv_envs.scenario import load_scenario
 from tests.rlkv.command_line import make_quick, run
 
 
@@ -28,7 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_other_recipes_are_trained_and_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(
         capsys, "train", "--scenario", "crossover-slow", "--rounds", 1, "--seeds", 1, "--sessions",
@@ -46,19 +48,25 @@ def test_other_recipes_are_trained_and_kept(
         assert sum(point["chosen"] for point in entry["curve"]) == 1
     assert read_record(tmp_path / "run")["reference_curves"] == record["reference_curves"]
 
-    # What is stored from it is found again by a run on the same scenario, and by no other.
-    store(tmp_path / "run", tmp_path / STORED)
+
+@pytest.mark.usefixtures("quick")
+def test_stored_curves_are_found_by_runs_on_the_same_scenario_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = load_scenario("crossover-slow").with_sessions(25)
+    store(scenario, tmp_path / STORED, 1e-6)
+    stored = json.loads((tmp_path / STORED).read_text())
+    assert set(stored["curves"]) == set(RECIPES)
     monkeypatch.setattr(references, "files", lambda package: tmp_path)
-    settings = json.loads((tmp_path / "run" / "checkpoint" / "progress.json").read_bytes())[
-        "settings"
-    ]
-    found = stored_references(settings)
-    assert set(found) == {"ppo", "es"}
-    assert all(entry["earlier"] and entry["commit"] == record["commit"] for entry in found.values())
-    assert found["es"]["curve"] == record["reference_curves"]["es"]["curve"]
-    assert set(stored_references({**settings, "recipe": "es"})) == {"forked-ppo", "ppo"}
-    for name, other in (("rate_per_s", 1.0), ("profile_sha256", "0"), ("sessions_sha256", "0")):
-        assert stored_references({**settings, name: other}) == {}
+    for recipe in RECIPES:
+        found = stored_references(run_settings(scenario, recipe, seed=5))
+        assert set(found) == set(RECIPES) - {recipe}
+        for name, entry in found.items():
+            assert entry["earlier"] is True and entry["commit"] == commit()
+            assert entry["curve"] == stored["curves"][name]["curve"]
+    settings = run_settings(scenario, "ppo", 0)
+    for name in ("scenario", "rate_per_s", "num_sessions", "profile_sha256", "sessions_sha256"):
+        assert stored_references({**settings, name: "other"}) == {}
 
 
 def test_the_stored_curves_are_whole() -> None:
