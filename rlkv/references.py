@@ -22,6 +22,7 @@ from rlkv_agents.train import (
     tuned_policies,
 )
 from rlkv_agents.tune import validation_traces
+from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import Scenario, load_scenario
 from rlkv_envs.traces.whole_file import write_files
 
@@ -44,10 +45,7 @@ def measure_references(
 
     Returns:
         By recipe ``curve`` (as ``Progress.curve``), ``commit``, ``machine``, and ``earlier``
-        (False).
-
-    Raises:
-        InputError: a session that the machine cannot hold.
+        (False); for a recipe that cannot learn there an empty curve and the ``reason``.
     """
     traces = validation_traces(scenario)
     found: dict[str, Any] = {}
@@ -56,19 +54,22 @@ def measure_references(
         def tell(point: CurvePoint, stage: str = f"{recipe}, for reference") -> None:
             on_progress(stage, min(int(point["cpu_s"]), int(budget_s)), max(int(budget_s), 1))
 
-        curve = learning_curve(
-            scenario,
-            start,
-            recipe,
-            seed,
-            traces,
-            is_enough=lambda point: point["cpu_s"] >= budget_s,
-            validate_every=VALIDATE_EVERY,
-            on_point=tell,
-        )
-        found[recipe] = {
-            "curve": curve, "commit": commit(), "machine": machine(), "earlier": False,
-        }  # fmt: skip
+        entry = {"commit": commit(), "machine": machine(), "earlier": False}
+        try:
+            curve = learning_curve(
+                scenario,
+                start,
+                recipe,
+                seed,
+                traces,
+                is_enough=lambda point: point["cpu_s"] >= budget_s,
+                validate_every=VALIDATE_EVERY,
+                on_point=tell,
+            )
+            found[recipe] = entry | {"curve": curve}
+        except InputError as error:
+            # What the run itself has learnt must not be lost for it.
+            found[recipe] = entry | {"curve": [], "reason": str(error)}
     return found
 
 
@@ -96,7 +97,7 @@ def store(
     """Measures every recipe on a scenario and writes what ``stored_references`` reads.
 
     Raises:
-        InputError: a session that the machine cannot hold, or the file cannot be written.
+        InputError: the file cannot be written.
     """
     (start,) = tuned_policies(tune_all(scenario, [START_RULE], on_progress))
     curves = measure_references(scenario, start, RECIPES, 0, budget_s, on_progress)

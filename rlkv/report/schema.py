@@ -57,9 +57,13 @@ class Snapshot(TypedDict):
 
 
 class ReferenceCurve(TypedDict):
-    """How another recipe learnt on the same scenario; ``earlier``: not in this run."""
+    """How another recipe learnt on the same scenario; ``earlier``: not in this run.
+
+    A recipe that could not learn there has an empty curve and the ``reason``.
+    """
 
     curve: list[Snapshot]
+    reason: NotRequired[str]
     earlier: NotRequired[bool]
     commit: NotRequired[str | None]
     machine: NotRequired[str]

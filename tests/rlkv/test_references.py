@@ -8,10 +8,12 @@ import pytest
 
 from rlkv import references
 from rlkv.provenance import commit
-from rlkv.references import STORED, store, stored_references
+from rlkv.references import STORED, measure_references, store, stored_references
 from rlkv.report.record import read_record
 from rlkv_agents.es_learner import EvolutionLearner, EvolutionSettings
 from rlkv_agents.gae_learner import GaeLearner
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.rules import House
 from rlkv_agents.train import RECIPES, run_settings
 from rlkv_envs.scenario import load_scenario
 from tests.rlkv.command_line import make_quick, run
@@ -33,8 +35,7 @@ def test_other_recipes_are_trained_and_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(
-        capsys, "train", "--scenario", "crossover-slow", "--rounds", 1, "--seeds", 1, "--sessions",
-        25, "--references", "--out", tmp_path / "run", "--json",
+        capsys, "train", "--scenario", "crossover-slow", "--rounds", 1, "--seeds", 1, "--sessions", 120, "--references", "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert code == 0
     record = json.loads(out)
@@ -53,7 +54,7 @@ def test_other_recipes_are_trained_and_kept(
 def test_stored_curves_are_found_by_runs_on_the_same_scenario_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario = load_scenario("crossover-slow").with_sessions(25)
+    scenario = load_scenario("crossover-slow").with_sessions(120)
     store(scenario, tmp_path / STORED, 1e-6)
     stored = json.loads((tmp_path / STORED).read_text())
     assert set(stored["curves"]) == set(RECIPES)
@@ -62,11 +63,20 @@ def test_stored_curves_are_found_by_runs_on_the_same_scenario_alone(
         found = stored_references(run_settings(scenario, recipe, seed=5))
         assert set(found) == set(RECIPES) - {recipe}
         for name, entry in found.items():
+            assert len(entry["curve"]) > 1
             assert entry["earlier"] is True and entry["commit"] == commit()
             assert entry["curve"] == stored["curves"][name]["curve"]
     settings = run_settings(scenario, "ppo", 0)
     for name in ("scenario", "rate_per_s", "num_sessions", "profile_sha256", "sessions_sha256"):
         assert stored_references({**settings, name: "other"}) == {}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_recipe_that_cannot_learn_there_says_why() -> None:
+    idle = load_scenario("crossover-slow").with_sessions(2)
+    start = AgentPolicy("house", House())
+    found = measure_references(idle, start, ["ppo"], 0, 1.0, lambda *progress: None)
+    assert found["ppo"]["curve"] == [] and "memory never runs short" in found["ppo"]["reason"]
 
 
 def test_the_stored_curves_are_whole() -> None:

@@ -314,8 +314,9 @@ def test_a_reference_is_drawn_for_as_long_as_the_run_took() -> None:
     x, y = _within(record, "ppo", 1.2)
     assert x == [0.0, 0.5, 1.0, 1.5] and y == pytest.approx([1.0, 1.1, 1.1, 1.1])
     # One that never got anywhere neither stretches the axis nor vanishes.
-    wild = {"ppo": reference(True, factor=40.0)}
-    assert "ppo" in texts_of(make_record(reference_curves=wild))
+    wild = {"ppo": reference(True, factor=40.0), "es": {"curve": [], "reason": "no decisions"}}
+    said = texts_of(make_record(reference_curves=wild))
+    assert "ppo" in said and "es" not in said
 
 
 def test_a_curve_without_times_is_drawn_against_steps() -> None:
