@@ -16,6 +16,7 @@ from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House
 from rlkv_agents.train import RECIPES, run_settings
 from rlkv_envs.scenario import load_scenario
+from rlkv_envs.traces.whole_file import write_files
 from tests.rlkv.command_line import make_quick, run
 
 
@@ -32,11 +33,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_other_recipes_are_trained_and_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, out, _ = run(
-        capsys, "train", "--scenario", "crossover-slow", "--rounds", 1, "--seeds", 1, "--sessions", 120, "--references", "--out", tmp_path / "run", "--json",
-    )  # fmt: skip
+    def write_record(record: dict[str, Any], folder: Path, beside: dict[str, bytes]) -> None:
+        write_files(folder, beside | {"record.json": json.dumps(record).encode()})
+
+    # Drawing takes longer than training here.
+    monkeypatch.setattr("rlkv.report.write.write_report", write_record)
+    options = {"--scenario": "crossover-slow", "--rounds": 1, "--seeds": 1, "--sessions": 120}
+    words = [word for option in options.items() for word in option]
+    out_folder = tmp_path / "run"
+    code, out, _ = run(capsys, "train", *words, "--references", "--out", out_folder, "--json")
     assert code == 0
     record = json.loads(out)
     assert set(record["reference_curves"]) == {"ppo", "es"}
