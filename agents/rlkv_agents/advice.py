@@ -34,7 +34,8 @@ BANDWIDTH = 1.0
 def candidates() -> list[House]:
     """The rules that every machine ran, in the order of ``Advice.regret``'s columns."""
     return [
-        House(**dict(zip(GRID, values, strict=True))) for values in itertools.product(*GRID.values())
+        House(**dict(zip(GRID, values, strict=True)))
+        for values in itertools.product(*GRID.values())
     ]
 
 

@@ -91,9 +91,7 @@ class AgentPolicy:
 
     def compiled(self) -> CompiledPolicy:
         """The form that runs inside the engine's loop."""
-        return make_policy(
-            self.weights, self.prior, self.trained_range, self.min_confidence
-        )
+        return make_policy(self.weights, self.prior, self.trained_range, self.min_confidence)
 
 
 #: Names of a policy's tensors: the network's, and the range it was trained on.

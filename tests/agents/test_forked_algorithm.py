@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from rlkv_agents import ForkedPPO
 from rlkv_agents.algorithm_files import TRAINING_FILE
 from rlkv_agents.bundle import load_bundle, save_bundle
-from rlkv_agents.forked_learner import ForkedLearner
+from rlkv_agents.forked_learner import HIDDEN, ForkedLearner
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House, make_rule
 from rlkv_agents.vec_env import KVMemoryVecEnv
@@ -260,7 +260,7 @@ def test_a_saved_model_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> Non
 
 
 def test_a_bundle_of_rlkv_train_is_a_start_too(tmp_path: Path) -> None:
-    policy = random_network(hidden=64)
+    policy = random_network(hidden=HIDDEN)
     save_bundle(tmp_path / "net", policy, {})
     model = ForkedPPO.load(tmp_path / "net", SCENARIO, seed=0, forks_per_trace=20)
     assert model.prior == policy.prior and model.rule == policy.rule
