@@ -23,7 +23,7 @@ class Answers(NamedTuple):
 
     verb: NDArray[np.int64]  # [num]
     probability: NDArray[np.float64]  # [num, 3]; all on the rule's verb where the rule answers
-    by_rule: NDArray[np.bool_]  # [num], outside of what the network was trained on
+    by_rule: NDArray[np.bool_]  # [num], outside of what was trained on, or where unsure
 
 
 class BatchInference:
@@ -35,7 +35,7 @@ class BatchInference:
     """
 
     def __init__(self, policy: AgentPolicy) -> None:
-        self._prior = policy.prior
+        self._prior, self._min_confidence = policy.prior, policy.min_confidence
         self._weights = None
         if policy.weights is not None:
             w1, b1, w2, b2, w3, b3 = (np.asarray(each, np.float64) for each in policy.weights)
@@ -68,6 +68,9 @@ class BatchInference:
         verb = _PREFERENCE[logits[:, _PREFERENCE].argmax(axis=1)]
         probability = np.exp(logits - logits.max(axis=1, keepdims=True))
         probability /= probability.sum(axis=1, keepdims=True)
+        if self._min_confidence > 0.0:
+            unsure = probability.max(axis=1) < self._min_confidence
+            by_rule = by_rule | ((verb != rule_verb) & unsure)
         if by_rule.any():
             verb = np.where(by_rule, rule_verb, verb)
             probability[by_rule] = np.eye(NUM_VERBS)[rule_verb[by_rule]]

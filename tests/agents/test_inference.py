@@ -38,10 +38,12 @@ def partly_trained() -> AgentPolicy:
 
 
 @pytest.mark.parametrize("stored", [False, True])
-def test_every_row_is_answered_as_in_the_engine(stored: bool) -> None:
-    policy = partly_trained()
+@pytest.mark.parametrize("min_confidence", [0.0, 0.9])
+def test_every_row_is_answered_as_in_the_engine(stored: bool, min_confidence: float) -> None:
+    policy = replace(partly_trained(), min_confidence=min_confidence)
     if stored:
-        policy = from_tensors(policy.name, policy.rule, policy.prior, to_tensors(policy))
+        read = from_tensors(policy.name, policy.rule, policy.prior, to_tensors(policy))
+        policy = replace(read, min_confidence=min_confidence)
     rows, masks = decisions()
     answers = BatchInference(policy)(rows, masks)
     logits = BatchInference(policy).logits(rows)
@@ -49,10 +51,16 @@ def test_every_row_is_answered_as_in_the_engine(stored: bool) -> None:
     for i, (row, mask) in enumerate(zip(rows, masks, strict=True)):
         compiled.observation[:] = row
         assert answers.verb[i] == mlp_verb(compiled, bool(mask[1]))
-        assert answers.by_rule[i] == (not knows(compiled))
+        if min_confidence == 0.0:
+            assert answers.by_rule[i] == (not knows(compiled))
         mlp_logits(compiled, out)
         np.testing.assert_allclose(logits[i], out, rtol=1e-12, atol=1e-12)
     assert 0.2 < answers.by_rule.mean() < 0.8
+    known = BatchInference(replace(policy, min_confidence=0.0))(rows, masks)
+    unsure = answers.by_rule & ~known.by_rule
+    assert unsure.any() == (min_confidence > 0.0)
+    assert (known.probability[unsure].max(axis=1) < 0.9).all()
+    np.testing.assert_array_equal(answers.probability[unsure], rows[unsure, -NUM_VERBS:])
     assert len(np.unique(answers.verb[~answers.by_rule])) == NUM_VERBS
 
 
