@@ -11,7 +11,7 @@ from rlkv.experiment import RECORD_VERSION, record_head
 from rlkv.provenance import command, commit, machine
 from rlkv.report.record import FILE_NAME, check_record
 from rlkv.report.suite_picture import draw_suite_picture
-from rlkv.suite_tables import ablation_markdown, suite_markdown
+from rlkv.suite_tables import ablation_markdown, suite_markdown, sustained_markdown
 from rlkv_agents.ablation import FULL
 from rlkv_agents.contestants import REFERENCE, Contestant
 from rlkv_agents.suite import Evaluation
@@ -19,6 +19,7 @@ from rlkv_agents.suite_regret import ratio_of_means, suite_regret
 from rlkv_envs.traces.whole_file import write_files
 
 PICTURE_NAME, TABLES_NAME = "suite.png", "suite.md"
+KNEES_NAME, KNEES_TABLE_NAME = "knees.json", "knees.md"
 ABLATION_NAME, MECHANISMS_NAME = "ablation.json", "mechanisms.md"
 
 
@@ -89,6 +90,28 @@ def write_ablation(record: dict[str, Any], folder: Path) -> None:
     files = {
         MECHANISMS_NAME: ablation_markdown(record).encode(),
         ABLATION_NAME: (json.dumps(record, indent=1) + "\n").encode(),
+    }
+    write_files(folder, files)
+
+
+def knees_record(machines: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """What ``knee_contest.sustained_rates`` found, with where it comes from."""
+    return {
+        "version": RECORD_VERSION,
+        "split": "test",
+        "seeds": list(seeds),
+        "machines": machines,
+        "commit": commit(),
+        "command": command(),
+        "machine": machine(),
+    }
+
+
+def write_knees(record: dict[str, Any], folder: Path) -> None:
+    """Writes the record and its table as Markdown."""
+    files = {
+        KNEES_TABLE_NAME: sustained_markdown(record).encode(),
+        KNEES_NAME: (json.dumps(record, indent=1) + "\n").encode(),
     }
     write_files(folder, files)
 

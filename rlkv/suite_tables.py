@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlkv.report.findings import digits, ms
+from rlkv_agents.knee_contest import moved
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -149,6 +150,39 @@ def knees_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             tried,
         )
     return table
+
+
+def sustained_grid(record: Mapping[str, Any]) -> Grid:
+    """What every policy sustains on every machine; bold: surely another load than the house."""
+    machines = record["machines"]
+    names = list(next(iter(machines.values())))
+    columns = {}
+    for machine, policies in machines.items():
+        cells = []
+        for name in names:
+            low, high = policies[name]["over_house"]["ci95"]
+            ratio = policies[name]["over_house"]["ratio"]
+            text = f"{policies[name]['rate_per_s']:.4g}\n{ratio:.3f}x {low:.3f}-{high:.3f}"
+            cells.append((text, moved(policies, name)))
+        columns[_head(machine)] = cells
+    caption = (
+        f"sessions/s up to which {len(record['seeds'])} held-out traces together take twice their"
+        " empty latency; below it the mean of the rates that each trace bears by itself over the"
+        " house rule's, with its paired 95 % interval; bold: surely not the house rule's"
+    )
+    policies = next(iter(machines.values()))
+    labels = [f"{name} (f)" if policies[name]["sees_future"] else name for name in names]
+    return Grid("sustainable load", caption, labels, columns)
+
+
+def sustained_tables(record: Mapping[str, Any], width: int) -> list[Table]:
+    """The grid of ``suite knees --policies`` for a terminal of this width."""
+    return _fitted(sustained_grid(record), width)
+
+
+def sustained_markdown(record: Mapping[str, Any]) -> str:
+    """The same, as Markdown."""
+    return _markdown(sustained_grid(record))
 
 
 def _names(suite: Mapping[str, Any]) -> list[str]:

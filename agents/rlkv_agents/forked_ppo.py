@@ -57,7 +57,7 @@ def update(
     old = torch.as_tensor(forks.probability, dtype=torch.float32)
     advantage = torch.as_tensor(advantages(forks, settings.advantage_clip), dtype=torch.float32)
     num = len(observation)
-    kl, loss_value, clipped = 0.0, 0.0, 0.0
+    kl, loss_value, entropy_loss, clipped = 0.0, 0.0, 0.0, 0.0
     epochs = 0
     for _ in range(settings.num_epochs):
         order = torch.randperm(num, generator=generator)
@@ -80,7 +80,7 @@ def update(
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5)
             optimizer.step()
-            loss_value = float(loss.detach())
+            loss_value, entropy_loss = float(loss.detach()), -float(entropy.detach())
         epochs += 1
         with torch.no_grad():
             log_new = net.log_probability(observation, mask)
@@ -93,6 +93,7 @@ def update(
     return {
         "train/approx_kl": kl,
         "train/clip_fraction": clipped,
+        "train/entropy_loss": entropy_loss,
         "train/loss": loss_value,
         "train/n_updates": float(epochs),
     }

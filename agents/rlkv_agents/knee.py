@@ -14,6 +14,7 @@ from rlkv_agents.load_sweep import EMPTY_FACTOR, SUSTAINED_FACTOR
 from rlkv_agents.policy import AgentPolicy
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import Scenario
+from rlkv_envs.workloads import Split
 
 #: Widest bracket, as factors of the rate where the search begins.
 MAX_DOUBLINGS = 8
@@ -35,12 +36,13 @@ def find_knee(
     *,
     seeds: Sequence[int] = (0, 1, 2, 3),
     tolerance: float = 0.02,
+    split: Split = "validation",
     on_run: Callable[[], None] = lambda: None,
 ) -> Knee:
     """Bisect the arrival rate until the bracket is narrower than ``tolerance`` of itself.
 
-    The same sessions at every load (validation split), so that latency rises almost steadily with
-    the rate.
+    The same sessions at every load, so that latency rises almost steadily with the rate; they are
+    those of the validation split, unless another is named.
 
     Raises:
         InputError: a scenario whose arrivals have no rate, or no knee within ``2 ** MAX_DOUBLINGS``
@@ -54,7 +56,7 @@ def find_knee(
         at_rate = scenario.at_rate(rate_per_s)
         runs = []
         for seed in seeds:
-            runs.append(run_policy(at_rate, policy, at_rate.trace(seed, "validation")))
+            runs.append(run_policy(at_rate, policy, at_rate.trace(seed, split)))
             on_run()
         value = float(means(runs).mean())
         tried.append((rate_per_s, value))

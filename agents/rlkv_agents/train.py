@@ -81,8 +81,18 @@ def _gae() -> type[Learner]:
     return GaeLearner
 
 
-#: Imported on demand: both need torch.
-RECIPES: dict[str, Callable[[], type[Learner]]] = {"forked-ppo": _forked, "ppo": _gae}
+def _evolution() -> type[Learner]:
+    from rlkv_agents.es_learner import EvolutionLearner
+
+    return EvolutionLearner
+
+
+#: Imported on demand: all need torch.
+RECIPES: dict[str, Callable[[], type[Learner]]] = {
+    "forked-ppo": _forked,
+    "ppo": _gae,
+    "es": _evolution,
+}
 
 #: Called as work goes on: what is being done, units done, units in all.
 OnProgress = Callable[[str, int, int], None]
@@ -141,18 +151,7 @@ def train(
         InputError: nothing to resume, a session that no trace of this machine can hold, or the
             folder cannot be written.
     """
-    settings = {
-        "scenario": scenario.name,
-        "profile": scenario.profile.name,
-        "workload": scenario.workload.name,
-        "rate_per_s": scenario.rate_per_s,
-        "num_sessions": scenario.num_sessions,
-        "recipe": config.recipe,
-        "seed": config.seed,
-        # A name may come to stand for other numbers: a TOML or a trace that was edited.
-        "profile_sha256": _profile_sha256(scenario),
-        "sessions_sha256": _sessions_sha256(scenario),
-    }
+    settings = run_settings(scenario, config.recipe, config.seed)
     recipe = RECIPES[config.recipe]()
     state: dict[str, NDArray[Any]] = {}
     best: dict[str, NDArray[np.float32]] = {}
@@ -201,6 +200,22 @@ def train(
     if best:
         policy = from_tensors(LEARNED, start.rule, learner.prior, best)
     return TrainResult(policy, start, progress, rules)
+
+
+def run_settings(scenario: Scenario, recipe: str, seed: int) -> dict[str, Any]:
+    """What a run is told apart by: one is only resumed by another that asks for the same."""
+    return {
+        "scenario": scenario.name,
+        "profile": scenario.profile.name,
+        "workload": scenario.workload.name,
+        "rate_per_s": scenario.rate_per_s,
+        "num_sessions": scenario.num_sessions,
+        "recipe": recipe,
+        "seed": seed,
+        # A name may come to stand for other numbers: a TOML or a trace that was edited.
+        "profile_sha256": _profile_sha256(scenario),
+        "sessions_sha256": _sessions_sha256(scenario),
+    }
 
 
 def _profile_sha256(scenario: Scenario) -> str:

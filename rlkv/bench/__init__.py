@@ -32,8 +32,19 @@ def _train(size: Size) -> dict[str, Any]:
     return train(size)
 
 
+def _inference(size: Size) -> dict[str, Any]:
+    from rlkv.bench.inference import inference
+
+    return inference(size)
+
+
 #: Every bench by name, in the order of ``rlkv bench all``; imports what it needs when it runs.
-BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {"sim": _sim, "env": _env, "train": _train}
+BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
+    "sim": _sim,
+    "env": _env,
+    "train": _train,
+    "inference": _inference,
+}
 
 #: What is aimed at: figure -> (``>=`` or ``<=``, value).
 AIMS: dict[str, tuple[str, float]] = {
@@ -41,6 +52,7 @@ AIMS: dict[str, tuple[str, float]] = {
     "steps_per_cpu_s_over_sb3_trivial": (">=", 0.6),
     # Two resident set sizes are compared; they vary by about half a byte a session.
     "evaluation_growth_bytes_per_session": ("<=", 1.0),
+    "cpu_s_to_pass_rule": ("<=", 60.0),
 }
 
 

@@ -28,6 +28,11 @@ class Size:
     #: Sessions of the traces whose evaluation is weighed; empty leaves it out.
     evaluated_sessions: Sequence[int] = (10_000, 100_000)
     train_rounds: int = 4  #: of the run whose memory is weighed; 0 leaves it out
+    #: Rounds after which a learner has to have passed the tuned rule; 0 leaves it out.
+    pass_rounds: int = 48
+    pass_sessions: int = 1000  #: of its traces, as the scenario has
+    inference_rows: Sequence[int] = (1, 128)
+    inference_calls: int = 2000
 
 
 def median_cpu_s(run: Callable[[], object], repetitions: int) -> float:

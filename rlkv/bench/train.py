@@ -14,14 +14,19 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rlkv.bench.measure import Size
 from rlkv.bench.memory import evaluation_growth_bytes, training_peak_rss_bytes
+from rlkv_agents.checkpoint import CurvePoint
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.forking import fork_rollouts
 from rlkv_agents.gae_learner import GaeLearner
+from rlkv_agents.learning_curve import learning_curve
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rule_start_policy import RuleStartPolicy
 from rlkv_agents.rules import House
 from rlkv_agents.semi_markov import SemiMarkovBuffer
+from rlkv_agents.train import START_RULE
+from rlkv_agents.tune import NUM_VALIDATION, tune, validation_traces
 from rlkv_agents.vec_env import KVMemoryVecEnv
+from rlkv_engine.trace import Trace
 from rlkv_envs.observation import action_space, observation_space
 from rlkv_envs.scenario import Scenario, load_scenario
 from rlkv_envs.vector import KVMemoryVectorEnv
@@ -37,6 +42,8 @@ def train(size: Size) -> dict[str, Any]:
     scenario = load_scenario(SCENARIO).with_sessions(size.train_sessions)
     figures = _ppo(scenario, size)
     figures["forks_per_s"] = _forks_per_s(scenario, size)
+    if size.pass_rounds:
+        figures |= passing_cpu_s(scenario.with_sessions(size.pass_sessions), size.pass_rounds)
     if size.train_rounds:
         figures["peak_rss_bytes"] = training_peak_rss_bytes(
             SCENARIO, size.train_sessions, size.train_rounds
@@ -56,10 +63,50 @@ def train(size: Size) -> dict[str, Any]:
             "sessions_per_episode": size.train_sessions,
             "ppo": f"{size.train_envs} x {size.train_steps} steps, batch {BATCH}, {EPOCHS} epochs",
             "forks": f"{size.forks_per_trace} decisions of each of 4 traces",
+            "passing": f"{NUM_VALIDATION} validation traces of {size.pass_sessions} sessions after"
+            f" every round of forked-ppo, at most {size.pass_rounds} rounds",
             "training": f"rlkv train --scenario {SCENARIO} --rounds {size.train_rounds}",
             "repetitions": size.repetitions,
         },
     }
+
+
+def passing_cpu_s(scenario: Scenario, max_rounds: int) -> dict[str, float]:
+    """CPU seconds until the default recipe has passed the tuned house rule on validation traces.
+
+    Passed is where the mean log ratio plus half its standard error is below 0. Compiling is not
+    counted. A learner that does not get there leaves its figures out.
+    """
+    small = scenario.with_sessions(40)
+    start = AgentPolicy(START_RULE, House())
+    _pass(small, start, validation_traces(small, 2), max_rounds=1)  # compiles
+    since = time.process_time()
+    traces = validation_traces(scenario)
+    start = AgentPolicy(START_RULE, tune(scenario, START_RULE, traces).rule)
+    tune_s = time.process_time() - since
+    figures = {"cpu_s_to_tune_rule": tune_s}
+    curve = _pass(scenario, start, traces, max_rounds)
+    if curve[-1]["score"] < 0.0:
+        figures["cpu_s_to_pass_rule"] = time.process_time() - since
+        figures["cpu_s_to_pass_tuned_rule"] = curve[-1]["cpu_s"]
+        figures["validation_ratio_when_passed"] = (
+            curve[-1]["validation_s"] / curve[0]["validation_s"]
+        )
+    return figures
+
+
+def _pass(
+    scenario: Scenario, start: AgentPolicy, traces: Sequence[Trace], max_rounds: int
+) -> list[CurvePoint]:
+    return learning_curve(
+        scenario,
+        start,
+        "forked-ppo",
+        0,
+        traces,
+        is_enough=lambda point: point["score"] < 0.0,
+        max_rounds=max_rounds,
+    )
 
 
 class TrivialVecEnv(VecEnv):

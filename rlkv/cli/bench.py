@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench_command(
-    name: Annotated[str, typer.Argument(help="sim, env, train, or all.")],
+    name: Annotated[str, typer.Argument(help="sim, env, train, inference, or all.")],
     as_json: AsJson = False,
     out: Annotated[
         Path | None,

@@ -105,10 +105,92 @@ def run(
 
 
 def knees(
-    name: Annotated[str | None, typer.Argument(help="A knee of scenarios.toml; else all.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A knee of scenarios.toml; else all. With --policies or --bundle also scenarios,"
+            " and several with commas between."
+        ),
+    ] = None,
+    policies: Annotated[
+        str | None,
+        typer.Option(help="As for suite run: what each of these sustains on the same machines."),
+    ] = None,
+    bundle: Annotated[
+        list[Path] | None, typer.Option(help="A trained bundle; may be given several times.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the results, with --policies.")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Held-out traces, with --policies.")
+    ] = KNEE_SEEDS,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the loads again that the suite's are relative to (half a minute each)."""
+    """Measure the loads again that the suite's are relative to (half a minute each).
+
+    With --policies or --bundle: what every policy sustains, relative to the house rule.
+    """
+    if policies is None and not bundle:
+        _house_knees(name, as_json)
+        return
+    from rich.console import Console
+
+    from rlkv.cli.progress import progress_bars
+    from rlkv.suite_record import knees_record, write_knees
+    from rlkv.suite_tables import sustained_tables
+    from rlkv_agents.contestants import REFERENCE, contestants
+    from rlkv_agents.knee_contest import sustained_rates
+    from rlkv_agents.suite import contest, tune_settings
+
+    num_workers = _checked(seeds, workers)
+    if out is None:
+        raise InputError("--policies and --bundle need --out, the folder of the results")
+    compared = contestants(policies or REFERENCE, bundle or [])
+    settings = _knee_settings(name)
+    check_writable(out)
+    rules = [each.name for each in compared if each.policy is None]
+    with progress_bars() as on_progress:
+        tuned = tune_settings(settings, rules, out, num_workers, on_progress)
+        machines = sustained_rates(
+            contest(settings, compared, tuned),
+            range(seeds),
+            KNEE_TOLERANCE,
+            out,
+            num_workers,
+            on_progress,
+        )
+    record = knees_record(machines, range(seeds))
+    write_knees(record, out)
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    for table in sustained_tables(record, Console().width):
+        Console().print(table)
+
+
+def _knee_settings(said: str | None) -> list[Setting]:
+    from rlkv_agents.arrival_variants import DEFAULT
+    from rlkv_agents.suite import Setting
+    from rlkv_envs.scenario import KNEES, PRESETS, load_scenario
+
+    names = list(KNEES) if said is None else [name.strip() for name in said.split(",")]
+    for name in names:
+        if name not in KNEES and name not in PRESETS:
+            raise InputError(
+                f"unknown knee or scenario {name!r}: one of {', '.join(KNEES)}, or a scenario"
+            )
+    # A knee wins over a scenario of the same name: that is the same machine at a load of 1.
+    return [
+        Setting(
+            KNEES[name].scenario(name) if name in KNEES else load_scenario(name), "knee", DEFAULT
+        )
+        for name in dict.fromkeys(names)
+    ]
+
+
+def _house_knees(name: str | None, as_json: bool) -> None:
     from rlkv.cli.progress import progress_bars
     from rlkv_agents.knee import find_knee
     from rlkv_agents.policy import AgentPolicy

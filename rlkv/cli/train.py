@@ -52,7 +52,11 @@ def train_command(
     concurrent: Concurrent = None,
     sessions: Sessions = None,
     recipe: Annotated[
-        str, typer.Option(help="forked-ppo, or ppo (MaskablePPO with generalized advantages).")
+        str,
+        typer.Option(
+            help="forked-ppo, ppo (MaskablePPO with generalized advantages), or es (evolution"
+            " strategies on linear scorers)."
+        ),
     ] = "forked-ppo",
     seed: Annotated[int, typer.Option(help="Of everything random in training.")] = 0,
     rounds: Annotated[
@@ -72,6 +76,14 @@ def train_command(
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder of bundle, record and report.")] = DEFAULT_OUT,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
+    references: Annotated[
+        bool,
+        typer.Option(
+            "--references",
+            help="Train the other recipes too, each for as long as this one took, and show their"
+            " learning curves beside it.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a policy, compare it with every rule on held-out traces, and write a report."""
@@ -109,6 +121,7 @@ def train_command(
             )
             record = _judge(built, result, range(seeds), on_progress)
             record["explanation"] = explanation
+            record["reference_curves"] = _references(built, result, references, on_progress)
             if scenario is None and profile is None and workload is None and trace is None:
                 record["also"] = [_judge_elsewhere(result, range(seeds), on_progress)]
         record["wall_s"] = time.monotonic() - since
@@ -236,6 +249,21 @@ def _judge(
         name: entry["validation_s"] for name, entry in result.progress.tuned.items()
     }
     return record
+
+
+def _references(
+    scenario: Scenario, result: TrainResult, measured: bool, on_progress: OnProgress
+) -> dict[str, Any]:
+    from rlkv.references import measure_references, stored_references
+    from rlkv_agents.train import RECIPES
+
+    settings = result.progress.settings
+    if not measured:
+        return stored_references(settings)
+    others = [recipe for recipe in RECIPES if recipe != settings["recipe"]]
+    return measure_references(
+        scenario, result.start, others, settings["seed"], result.progress.cpu_s, on_progress
+    )
 
 
 def _judge_elsewhere(result: TrainResult, seeds: range, on_progress: OnProgress) -> dict[str, Any]:

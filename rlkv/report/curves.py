@@ -1,15 +1,14 @@
-"""Pictures with an axis of load, training steps or time."""
+"""Pictures with an axis of load or of time."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, cast
 
-from rlkv.report.findings import about_learning, about_load, about_timeline, ms, steps
+from rlkv.report.findings import about_load, about_timeline, ms
 from rlkv.report.palette import (
     BOUND,
     INK,
-    LEARNED,
     POOL,
     RULE,
     add_axes,
@@ -19,13 +18,10 @@ from rlkv.report.palette import (
     make_figure,
     plain_log_ticks,
 )
-from rlkv.report.schema import Record, best_rule_name, bounds, learned_name
+from rlkv.report.schema import Record, best_rule_name, learned_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-#: Rules this much slower than the slowest snapshot and the best rule are not drawn, but counted.
-_SHOWN_FACTOR = 1.5
 
 
 def draw_load(record: Record) -> Figure | None:
@@ -66,54 +62,6 @@ def draw_load(record: Record) -> Figure | None:
     axes.set_xlabel("load (sessions/s)")
     axes.set_ylabel("mean normalized latency (ms/token)")
     axes.grid(True, axis="y")
-    label_ends(axes, ends, colors)
-    return figure
-
-
-def draw_learning_curve(record: Record) -> Figure | None:
-    """Validation latency of every snapshot, with the rules as lines."""
-    curve = record.get("learning_curve")
-    if not curve:
-        return None
-    figure = make_figure(4.6, about_learning(record))
-    axes = add_axes(figure)[0][0]
-    learned = [point["validation_s"] * 1000.0 for point in curve]
-    unit, factor = ("million ", 1e6) if curve[-1]["steps"] >= 1e6 else ("", 1.0)
-    x = [point["steps"] / factor for point in curve]
-    rules = {
-        name: value * 1000.0
-        for name, value in record.get("validation_rules_s", {}).items()
-        if name != learned_name(record)
-    }
-    known = [value for name, value in rules.items() if name not in bounds(record)]
-    ceiling = max([*learned, min(known, default=0.0)]) * _SHOWN_FACTOR
-    drawn = {name: value for name, value in rules.items() if value <= ceiling}
-    for name, value in drawn.items():
-        axes.axhline(value, **line_style(record, name))
-    name = learned_name(record) or "learned"
-    axes.plot(x, learned, color=LEARNED, linewidth=2.4, zorder=5)
-    for at, point, value in zip(x, curve, learned, strict=True):
-        if point.get("chosen"):
-            axes.plot([at], [value], "o", color=LEARNED, markersize=9, zorder=6, clip_on=False)
-            side = "right" if at > (x[0] + x[-1]) / 2 else "left"
-            axes.annotate(
-                f"chosen: {value:.3g} ms/token", (at, value), (0, -16), ha=side,
-                textcoords="offset points", color=LEARNED, fontsize=9, fontweight="bold",
-            )  # fmt: skip
-    everything = [*learned, *drawn.values()]
-    room = 0.12 * (max(everything) - min(everything) or max(everything))
-    axes.set_ylim(min(everything) - room, max(everything) + room)
-    axes.set_xlim(x[0], x[-1] if x[-1] > x[0] else x[0] + 1.0)
-    cpu_s = curve[-1].get("cpu_s")
-    took = f", {steps(curve[-1]['steps'])} steps = {cpu_s / 60:.3g} CPU min" if cpu_s else ""
-    axes.set_xlabel(f"{unit}environment steps{took}")
-    axes.set_ylabel("latency on validation traces (ms/token)")
-    hidden = len(rules) - len(drawn)
-    if hidden:
-        text = f"{hidden} slower rule{'s' if hidden > 1 else ''} above {max(everything):.3g}"
-        axes.text(0.99, 0.985, text, transform=axes.transAxes, fontsize=8.5, va="top", ha="right")
-    ends = {**drawn, name: learned[-1]}
-    colors = {label: color_of(record, label) for label in drawn} | {name: LEARNED}
     label_ends(axes, ends, colors)
     return figure
 

@@ -34,8 +34,9 @@ _CAPTIONS = {
     " All policies ran on the same traces.",
     "load": "Arrivals of the same sessions stretched to each load. A load is sustained up to where"
     " the line crosses twice the lowest latency of an empty engine; dashed: sees the future.",
-    "learning_curve": "Every snapshot on the validation traces that also tuned the rules; dashed:"
-    " sees the future. The chosen snapshot is the one evaluated here.",
+    "learning_curve": "Every snapshot on the validation traces that also tuned the rules; dashed in"
+    " grey: sees the future. The chosen snapshot is the one evaluated here. Dashed in colour: other"
+    " recipes on the same scenario from the same kind of start, every snapshot of one training.",
     "decision_map": "The greedy verb at a typical decision that the policy's own rule met, with the"
     " candidate's expected remaining pause and context replaced. Where a requester is a new"
     " session, preserve lets it wait; else it passes to the next candidate. Dots are decisions"

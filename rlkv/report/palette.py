@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEARNED, BEST, RULE, BOUND = "#1c5fe6", "#e4570b", "#9aa1ab", "#5d6673"
+#: Other recipes in the picture of learning.
+REFERENCES = ("#7a4fbf", "#0b8f6a", "#b8860b")
 INK, FAINT = "#1f2430", "#e3e6ea"
 #: Colours and names of the verbs 0, 1 and 2.
 VERBS = (("preserve", "#2a9d8f"), ("swap", "#f4b942"), ("discard", "#8d6a9f"))

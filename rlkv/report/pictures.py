@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rlkv.report.comparisons import draw_gaps, draw_policies, draw_regret
-from rlkv.report.curves import draw_learning_curve, draw_load, draw_timeline
+from rlkv.report.curves import draw_load, draw_timeline
 from rlkv.report.departures_picture import draw_departures
+from rlkv.report.learning import draw_learning_curve
 from rlkv.report.maps import draw_decision_map
 from rlkv.report.palette import look, to_png
 from rlkv.report.schema import Record

@@ -56,6 +56,19 @@ class Snapshot(TypedDict):
     chosen: NotRequired[bool]
 
 
+class ReferenceCurve(TypedDict):
+    """How another recipe learnt on the same scenario; ``earlier``: not in this run.
+
+    A recipe that could not learn there has an empty curve and the ``reason``.
+    """
+
+    curve: list[Snapshot]
+    reason: NotRequired[str]
+    earlier: NotRequired[bool]
+    commit: NotRequired[str | None]
+    machine: NotRequired[str]
+
+
 class LoadSweep(TypedDict):
     """See ``rlkv_agents.load_sweep``."""
 
@@ -175,6 +188,7 @@ class Record(TypedDict):
     learned: NotRequired[str | None]
     best_rule: NotRequired[str | None]
     learning_curve: NotRequired[list[Snapshot]]
+    reference_curves: NotRequired[dict[str, ReferenceCurve]]
     validation_rules_s: NotRequired[dict[str, float]]
     load_sweep: NotRequired[LoadSweep | None]
     decision_maps: NotRequired[dict[str, dict[str, DecisionMap | None]]]

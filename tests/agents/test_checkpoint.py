@@ -19,6 +19,7 @@ from rlkv_agents.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from rlkv_agents.es_learner import EvolutionLearner, EvolutionSettings
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.gae_learner import GaeLearner
 from rlkv_agents.policy import TENSORS, AgentPolicy
@@ -42,6 +43,8 @@ def tiny_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GaeLearner, "num_steps", 32)
     monkeypatch.setattr(GaeLearner, "rollouts_per_round", 2)
     monkeypatch.setattr(GaeLearner, "traces_per_round", 3)
+    monkeypatch.setattr(EvolutionLearner, "settings", EvolutionSettings(num_pairs=2))
+    monkeypatch.setattr(EvolutionLearner, "traces_per_round", 2)
     monkeypatch.setattr(train_module, "RULES", {name: RULES[name] for name in ("lru", START_RULE)})
     monkeypatch.setattr(RULES[START_RULE], "grid", {"guard_pauses": (0.0, 1.0)})
     monkeypatch.setattr(train_module, "validation_traces", lambda s: validation_traces(s, 2))
@@ -59,7 +62,7 @@ def resume(folder: Path, rounds: int, recipe: str = "forked-ppo", seed: int = 0)
 def test_long_runs_do_not_lose_count(tmp_path: Path, recipe: str) -> None:
     run(tmp_path, 2, recipe)
     progress, state, best = load_checkpoint(tmp_path, {})
-    name = {"forked-ppo": "decisions", "ppo": "steps"}[recipe]
+    name = {"ppo": "steps"}.get(recipe, "decisions")
     before = int(state[name][0])
     assert before == progress.curve[-1]["steps"]
     state[name] = state[name] - before + 2**24 + 1
@@ -88,7 +91,7 @@ def curve_of(result: TrainResult) -> list[dict[str, object]]:
     return [{k: v for k, v in point.items() if k != "cpu_s"} for point in result.progress.curve]
 
 
-@pytest.mark.parametrize("recipe", ["forked-ppo", "ppo"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_resumed_training_equals_training_in_one_go(tmp_path: Path, recipe: str) -> None:
     whole = run(tmp_path / "whole", 4, recipe)
     run(tmp_path / "parts", 2, recipe)
@@ -342,7 +345,7 @@ def test_what_is_kept_is_never_worse_than_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"recipe": "dqn"}, "unknown recipe 'dqn': one of forked-ppo, ppo"),
+        ({"recipe": "dqn"}, "unknown recipe 'dqn': one of forked-ppo, ppo, es"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"num_rounds": 0}, "rounds must be 1 or more, got 0"),
     ],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,13 @@ import typer.testing
 import rlkv.bench
 from rlkv.bench import BENCHES, run_bench
 from rlkv.bench.measure import Size
+from rlkv.bench.onnx_policy import onnx_session
 from rlkv.cli.app import build_app
-from rlkv_engine.errors import InputError
+from rlkv_agents.inference import BatchInference
+from rlkv_agents.rules import House
+from rlkv_agents.tune import TunedRule
+from rlkv_engine.errors import InputError, RlkvError
+from tests.agents.small_scenario import small_scenario
 
 TINY = Size(
     repetitions=1,
@@ -27,6 +33,10 @@ TINY = Size(
     forks_per_trace=4,
     evaluated_sessions=(),
     train_rounds=0,
+    pass_rounds=1,
+    pass_sessions=20,
+    inference_rows=(1, 9),
+    inference_calls=2,
 )
 
 
@@ -51,6 +61,50 @@ def test_sim_runs_under_pressure_and_beside_the_reference() -> None:
     assert run["blocks_out_per_1000_iterations"] > 0
     assert "speedup_over_python" in record["figures"]
     assert "iterations_per_s_8_no_sprint" in record["figures"]
+
+
+def test_training_passes_the_tuned_rule_or_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlkv.bench import train
+
+    scores = iter([0.1, 0.2, -0.1, 0.1, 0.2])
+    scenario = small_scenario()
+
+    def curve(scenario: Any, start: Any, *rest: Any, is_enough: Any, max_rounds: int) -> Any:
+        points = []
+        for steps in range(max_rounds + 1):
+            points.append({"score": next(scores), "cpu_s": 3.0, "validation_s": 2.0 + steps})
+            if is_enough(points[-1]):
+                break
+        return points
+
+    monkeypatch.setattr(train, "tune", lambda *rest: TunedRule(House(), {}, 1.0, [], 1))
+    monkeypatch.setattr(train, "learning_curve", curve)
+    monkeypatch.setattr(train, "validation_traces", lambda *rest: [])
+    # The first curve compiles and is not counted.
+    figures = train.passing_cpu_s(scenario, 1)
+    assert set(figures) == {
+        "cpu_s_to_tune_rule", "cpu_s_to_pass_rule", "cpu_s_to_pass_tuned_rule",
+        "validation_ratio_when_passed",
+    }  # fmt: skip
+    assert figures["cpu_s_to_pass_rule"] >= figures["cpu_s_to_tune_rule"]
+    assert figures["cpu_s_to_pass_tuned_rule"] == 3.0
+    scores = iter([0.1, 0.2, 0.1, 0.2])
+    assert set(train.passing_cpu_s(scenario, 1)) == {"cpu_s_to_tune_rule"}
+
+
+def test_answers_that_differ_are_noticed() -> None:
+    from rlkv.bench import inference
+
+    policy = inference.random_policy()
+    rows, masks = inference.random_decisions(200)
+    session = onnx_session(policy)
+    inference.check_agreement(policy, session, rows, masks)
+    other = replace(policy, prior=policy.prior + 0.01)
+    with pytest.raises(RlkvError, match="a probability of ONNX Runtime is off by"):
+        inference.check_agreement(other, session, rows, masks)
+    # Both the network and the rule are asked in these rows.
+    by_rule = BatchInference(policy)(rows, masks).by_rule
+    assert 0 < by_rule.sum() < len(rows)
 
 
 def test_unknown_bench_is_refused() -> None:

@@ -275,3 +275,52 @@ def test_the_command_draws_again_and_compares(written: Path, tmp_path: Path) -> 
     assert said.count("coding") == 4 and "again" in said and "0.88x [0.83, 0.92]" in said
     with pytest.raises(InputError, match="--compare takes several"):
         printed("report", str(written), str(written))
+
+
+def reference(earlier: bool, commit: str = "abc123", factor: float = 1.1) -> dict[str, Any]:
+    curve = [
+        {"steps": k, "validation_s": 0.05 * factor ** (k > 0), "cpu_s": 0.5 * k} for k in range(9)
+    ]
+    return {"curve": curve, "earlier": earlier, "commit": commit, "machine": "2 cores"}
+
+
+def texts_of(record: dict[str, Any]) -> list[str]:
+    from rlkv.report.learning import draw_learning_curve
+
+    figure = draw_learning_curve(check_record(record, "record.json"))
+    assert figure is not None
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_other_recipes_stand_beside_the_curve_and_say_where_they_come_from() -> None:
+    others = {"ppo": reference(True), "es": reference(False, "fff999")}
+    said = texts_of(make_record(reference_curves=others))
+    assert {"ppo", "es", "net", "lazy-swap"} <= set(said)
+    notes = "\n".join(said)
+    assert "ppo: not trained in this run, measured earlier, at commit abc123" in notes
+    assert "es: trained in this run" in notes and "fff999" not in notes
+    assert "chosen: 0.80x, 40.0 ms/token" in notes
+    both = "\n".join(
+        texts_of(make_record(reference_curves={"ppo": others["ppo"], "es": reference(True)}))
+    )
+    assert "ppo, es: not trained in this run" in both
+    assert not {"ppo", "es"} & set(texts_of(make_record()))
+
+
+def test_a_reference_is_drawn_for_as_long_as_the_run_took() -> None:
+    from rlkv.report.learning import _within
+
+    record = check_record(make_record(reference_curves={"ppo": reference(True)}), "record.json")
+    x, y = _within(record, "ppo", 1.2)
+    assert x == [0.0, 0.5, 1.0, 1.5] and y == pytest.approx([1.0, 1.1, 1.1, 1.1])
+    # One that never got anywhere neither stretches the axis nor vanishes.
+    wild = {"ppo": reference(True, factor=40.0), "es": {"curve": [], "reason": "no decisions"}}
+    said = texts_of(make_record(reference_curves=wild))
+    assert "ppo" in said and "es" not in said
+
+
+def test_a_curve_without_times_is_drawn_against_steps() -> None:
+    record = make_record(reference_curves={"ppo": reference(True)})
+    for point in record["learning_curve"]:
+        del point["cpu_s"]
+    assert "ppo" not in texts_of(record)

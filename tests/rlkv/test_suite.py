@@ -13,7 +13,8 @@ from rlkv.report.record import check_record
 from rlkv_agents import tune
 from rlkv_agents.ablation import ABLATIONS
 from rlkv_agents.bundle import save_bundle
-from rlkv_agents.rules import RULES
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.rules import RULES, make_rule
 from rlkv_envs.scenario import KNEES, PRESETS
 from tests.agents.small_scenario import random_network
 from tests.rlkv.command_line import SMALL_PRESET, assert_refused, contents, make_quick, run
@@ -179,3 +180,36 @@ def test_knees(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     code, out, _ = run(capsys, "suite", "knees", "crossover")
     assert code == 0 and "recorded" in out and f"{row['rate_per_s']:.4g}" in out
     assert_refused(run(capsys, "suite", "knees", "nope"), "unknown knee 'nope'")
+
+
+def test_what_every_policy_sustains(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    small = replace(KNEES["crossover"], num_sessions=60, rate_per_s=4.0)
+    monkeypatch.setitem(KNEES, "crossover", small)
+    save_bundle(tmp_path / "bundle", AgentPolicy("learned", make_rule("lru")), {})
+    words = ("suite", "knees", "crossover", "--policies", "house:fixed,lru:fixed", "--bundle",
+             tmp_path / "bundle", "--seeds", 2, "--workers", 1, "--out", tmp_path)  # fmt: skip
+    monkeypatch.setattr(RULES["house"], "grid", {"guard_pauses": (0.0, 0.5)})
+    code, out, _ = run(capsys, *words, "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert json.loads((tmp_path / "knees.json").read_text()) == record
+    (policies,) = record["machines"].values()
+    assert list(policies) == ["house", "house:fixed", "lru:fixed", "learned"]
+    for rates in policies.values():
+        assert rates["limit_s"] == pytest.approx(2.0 * rates["empty_s"])
+        assert len(rates["rate_by_seed_per_s"]) == 2 and rates["rate_per_s"] > 0
+        low, high = rates["over_house"]["ci95"]
+        assert low <= rates["over_house"]["ratio"] <= high
+    assert policies["house"]["over_house"] == {"ratio": 1.0, "ci95": [1.0, 1.0]}
+    assert policies["learned"]["rate_by_seed_per_s"] == policies["lru:fixed"]["rate_by_seed_per_s"]
+    assert policies["lru:fixed"]["over_house"]["ratio"] < 1.0
+    # Everything is kept: the same command only draws.
+    monkeypatch.setattr("rlkv_agents.knee_contest.find_knee", None)
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and "lru:fixed" in out and "sustainable load" in out
+    assert "| lru:fixed |" in (tmp_path / "knees.md").read_text()
+    refused = run(capsys, "suite", "knees", "nope", "--policies", "house", "--out", tmp_path)
+    assert_refused(refused, "unknown knee or scenario 'nope'")
+    assert_refused(run(capsys, "suite", "knees", "--policies", "house"), "need --out")
