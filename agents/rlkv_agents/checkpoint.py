@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ class CurvePoint(TypedDict):
     validation_s: float
     score: float
     chosen: bool
+    form: NotRequired[str]  #: of a recipe with more than one learner: whose snapshot it is
 
 
 class Tuned(TypedDict):

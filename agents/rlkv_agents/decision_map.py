@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_agents.inference import greedy_verbs
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.tree_verbs import answers_of
 from rlkv_engine import state as S
 from rlkv_engine.engine import Decision, Engine
 from rlkv_engine.estimates import GRID_S, PauseTable
 from rlkv_engine.observe import FEATURES
-from rlkv_engine.tree import AS_RULE, NO_TREE, NUM_POINTS
 from rlkv_envs.scenario import Scenario
 
 #: A decision point, as ``state`` names them.
@@ -80,50 +79,6 @@ def decision_map(
         "verb": _verbs(engine, policy, remaining_s, context_ratio).tolist(),
         "met": [[float(remaining_met_s[i]), float(context_met[i])] for i in shown],
     }
-
-
-def greedy_verbs(
-    policy: AgentPolicy, observations: NDArray[np.float32], swap_legal: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """The verbs of a policy for observations of shape ``[n, num_features]``, shape ``[n]``.
-
-    The same answers as the compiled ``policy_verb``; where nothing was learnt the rule's own.
-    """
-    verb = rule = rule_verbs(observations)
-    if policy.weights is not None:
-        logits = network_logits(policy, observations)
-        logits[~swap_legal, int(S.SWAP)] = -np.inf
-        verb = np.asarray(np.argmax(logits, axis=1), np.int64)
-    if policy.trees is not None:
-        point = observations[:, :NUM_POINTS].argmax(axis=1)  # the first features say which it is
-        answer = answers_of(policy.trees, observations, point, swap_legal)
-        otherwise = rule if policy.weights is None else verb
-        has_tree = policy.trees.root[point] != NO_TREE
-        verb = np.where(has_tree, np.where(answer == AS_RULE, rule, answer), otherwise)
-    return np.where(knows(policy, observations), verb, rule)
-
-
-def rule_verbs(observations: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The rule's own verbs, which the last three features say; shape ``[n]``."""
-    return np.asarray(observations[:, -3:].argmax(axis=1), np.int64)
-
-
-def network_logits(policy: AgentPolicy, observations: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logits of a policy's network, prior included, legal or not; shape ``[n, 3]``."""
-    if policy.weights is None:
-        raise ValueError(f"{policy.name} has no network")
-    x = observations.astype(np.float64)
-    weight_1, bias_1, weight_2, bias_2, weight_3, bias_3 = policy.weights
-    hidden = np.tanh(np.tanh(x @ weight_1.T + bias_1) @ weight_2.T + bias_2)  # [n, hidden]
-    return np.asarray(hidden @ weight_3.T + bias_3 + policy.prior * x[:, -3:], np.float64)
-
-
-def knows(policy: AgentPolicy, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which observations lie within what the policy was trained on, shape ``[n]``."""
-    if policy.trained_range is None:
-        return np.ones(len(observations), np.bool_)
-    low, high = policy.trained_range
-    return np.asarray(((observations >= low) & (observations <= high)).all(axis=1))
 
 
 def _engine(scenario: Scenario, policy: AgentPolicy, seed: int) -> Engine:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkv_agents.decision_map import rule_verbs
 from rlkv_agents.demonstrations import Demonstrations, Teacher, demonstrate
+from rlkv_agents.inference import rule_verbs
 from rlkv_agents.policy import AgentPolicy
 from rlkv_engine.observe import FEATURES
 from rlkv_engine.state import PRESERVE

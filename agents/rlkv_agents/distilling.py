@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkv_agents.decision_map import knows, network_logits
 from rlkv_agents.demonstrations import Demonstrations, Teacher, demonstrate, join
+from rlkv_agents.inference import BatchInference, knows
 from rlkv_agents.learner import SEED_STRIDE
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.tree_fitting import fit_trees
@@ -152,7 +152,7 @@ def importance(teacher: AgentPolicy, demos: Demonstrations) -> NDArray[np.float6
     """
     weight = demos.weight.copy()
     if teacher.weights is not None:
-        logits = network_logits(teacher, demos.observation)
+        logits = BatchInference(teacher).logits(demos.observation)
         logits[~demos.mask[:, SWAP], SWAP] = -np.inf
         ordered = np.sort(logits, axis=1)
         weight *= np.tanh(ordered[:, 2] - ordered[:, 1])

@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.policy import NUM_VERBS, AgentPolicy
+from rlkv_agents.tree_verbs import answers_of
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import NUM_FEATURES
+from rlkv_engine.state import SWAP
+from rlkv_engine.tree import AS_RULE, NO_TREE, NUM_POINTS
 
 #: Of verbs with equal logits the first of these is answered, as in the engine.
 _PREFERENCE = np.array([0, 2, 1])
@@ -26,22 +29,44 @@ class Answers(NamedTuple):
     by_rule: NDArray[np.bool_]  # [num], outside of what was trained on, or where unsure
 
 
+def rule_verbs(rows: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The rule's own verbs, which the last three features say; shape ``[num]``."""
+    return np.asarray(rows[:, -NUM_VERBS:].argmax(axis=1), np.int64)
+
+
+def knows(policy: AgentPolicy, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which observations lie within what the policy was trained on, shape ``[num]``."""
+    if policy.trained_range is None:
+        return np.ones(len(rows), np.bool_)
+    low, high = policy.trained_range
+    # A number that is not one lies nowhere.
+    return np.asarray(((rows >= low) & (rows <= high)).all(axis=1))
+
+
+def greedy_verbs(
+    policy: AgentPolicy, rows: NDArray[np.float32], swap_legal: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The verbs of a policy for observations ``[num, num_features]``, shape ``[num]``."""
+    masks = np.ones((len(rows), NUM_VERBS), np.bool_)
+    masks[:, SWAP] = swap_legal
+    return BatchInference(policy)(rows, masks).verb
+
+
 class BatchInference:
     """Answers rows of observations as the policy would inside an engine.
 
     Args:
-        policy: a rule (which answers with the verb that the observations say is its own) or a
-            network on one.
+        policy: a rule (which answers with the verb that the observations say is its own), or a
+            network or trees on one.
     """
 
     def __init__(self, policy: AgentPolicy) -> None:
-        self._prior, self._min_confidence = policy.prior, policy.min_confidence
+        self._policy = policy
         self._weights = None
         if policy.weights is not None:
             w1, b1, w2, b2, w3, b3 = (np.asarray(each, np.float64) for each in policy.weights)
             self._weights = (np.ascontiguousarray(w1.T), b1, np.ascontiguousarray(w2.T), b2,
                              np.ascontiguousarray(w3.T), b3)  # fmt: skip
-        self._range = policy.trained_range
 
     def __call__(self, rows: NDArray[np.float32], masks: NDArray[np.bool_]) -> Answers:
         """Greedy verbs and the probabilities of all verbs.
@@ -57,44 +82,41 @@ class BatchInference:
             raise InputError(f"observations of shape {rows.shape}, not [num, {NUM_FEATURES}]")
         if masks.shape != (len(rows), NUM_VERBS):
             raise InputError(f"masks of shape {masks.shape} for {len(rows)} observations")
-        rule = rows[:, -NUM_VERBS:]
-        # Whatever is neither PRESERVE nor SWAP is DISCARD, as in the engine.
-        rule_verb = np.where(rule[:, 0] == 1.0, 0, np.where(rule[:, 1] == 1.0, 1, 2))
-        by_rule = self._outside(rows)
-        if self._weights is None:
-            verb, probability = rule_verb, np.eye(NUM_VERBS)[rule_verb]
-            return Answers(verb, probability, by_rule)
-        logits = np.where(masks, self.logits(rows), -np.inf)
-        verb = _PREFERENCE[logits[:, _PREFERENCE].argmax(axis=1)]
-        probability = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probability /= probability.sum(axis=1, keepdims=True)
-        if self._min_confidence > 0.0:
-            unsure = probability.max(axis=1) < self._min_confidence
-            by_rule = by_rule | ((verb != rule_verb) & unsure)
-        if by_rule.any():
-            verb = np.where(by_rule, rule_verb, verb)
-            probability[by_rule] = np.eye(NUM_VERBS)[rule_verb[by_rule]]
+        rule = rule_verbs(rows)
+        verb, probability = rule, np.eye(NUM_VERBS)[rule]
+        by_rule = np.ones(len(rows), np.bool_)
+        if self._weights is not None:
+            logits = np.where(masks, self.logits(rows), -np.inf)
+            verb = _PREFERENCE[logits[:, _PREFERENCE].argmax(axis=1)]
+            probability = np.exp(logits - logits.max(axis=1, keepdims=True))
+            probability /= probability.sum(axis=1, keepdims=True)
+            unsure = probability.max(axis=1) <= self._policy.min_confidence
+            by_rule = (verb != rule) & unsure & (self._policy.min_confidence > 0.0)
+        if self._policy.trees is not None:
+            trees = self._policy.trees
+            point = rows[:, :NUM_POINTS].argmax(axis=1)  # the first features say which it is
+            answer = answers_of(trees, rows, point, masks[:, SWAP])
+            has_tree = trees.root[point] != NO_TREE
+            verb = np.where(has_tree & (answer != AS_RULE), answer, verb)
+            by_rule = np.where(has_tree, answer == AS_RULE, by_rule)
+            # A tree has no doubts.
+            probability[has_tree] = np.eye(NUM_VERBS)[verb[has_tree]]
+        by_rule = by_rule | ~knows(self._policy, rows)
+        verb = np.where(by_rule, rule, verb)
+        probability[by_rule] = np.eye(NUM_VERBS)[rule[by_rule]]
         return Answers(verb, probability, by_rule)
 
     def logits(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Of the network with its prior, legal or not; shape ``[num, 3]``.
 
         Raises:
-            InputError: the policy is a plain rule.
+            InputError: the policy has no network.
         """
         if self._weights is None:
-            raise InputError("a rule has no logits")
+            raise InputError(f"{self._policy.name} has no network, and so no logits")
         w1, b1, w2, b2, w3, b3 = self._weights
         x = rows.astype(np.float64)
         hidden = np.tanh(x @ w1 + b1)
         hidden = np.tanh(hidden @ w2 + b2)
-        scores: NDArray[np.float64] = hidden @ w3 + b3 + self._prior * x[:, -NUM_VERBS:]
+        scores: NDArray[np.float64] = hidden @ w3 + b3 + self._policy.prior * x[:, -NUM_VERBS:]
         return scores
-
-    def _outside(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
-        # A number that is not one lies nowhere, so that the rule answers.
-        if self._weights is None or self._range is None:
-            return np.full(len(rows), self._weights is None)
-        low, high = self._range
-        outside: NDArray[np.bool_] = np.any(~((rows >= low) & (rows <= high)), axis=1)
-        return outside

@@ -31,6 +31,8 @@ class Learner(ABC):
     #: Logit of the rule's verb in the policy.
     prior: float
     traces_per_round: int
+    #: What its snapshots are told apart by in the picture of learning.
+    form: str = ""
 
     def __init__(self, scenario: Scenario, rule: Rule, seed: int) -> None:
         self.scenario = scenario

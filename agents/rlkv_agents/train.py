@@ -39,6 +39,8 @@ START_RULE = "house"
 LEARNED = "learned"
 #: Rounds between two validations.
 VALIDATE_EVERY = 2
+#: The best snapshot's prior, among its tensors in a checkpoint.
+PRIOR = "prior"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,9 @@ class TrainResult:
 
 
 def _forked() -> type[Learner]:
-    from rlkv_agents.forked_learner import ForkedLearner
+    from rlkv_agents.both_forms import BothForms
 
-    return ForkedLearner
+    return BothForms
 
 
 def _gae() -> type[Learner]:
@@ -186,10 +188,11 @@ def train(
             progress.cpu_s += time.process_time() - since
             since = time.process_time()
             steps = int(metrics["time/total_timesteps"])
-            progress.curve.append(_point(steps, progress.cpu_s, latency, score))
+            point = _point(steps, progress.cpu_s, latency, score)
+            progress.curve.append(point | {"form": learner.form})
             if score < progress.best_score:
                 progress.best_score, progress.best_round = score, progress.rounds_done
-                best = to_tensors(policy)
+                best = to_tensors(policy) | {PRIOR: np.array([policy.prior], np.float32)}
             save_checkpoint(folder, progress, learner.tensors(), best)
             on_checkpoint(progress)
         on_progress("train", progress.rounds_done, num_rounds)
@@ -198,7 +201,7 @@ def train(
         point["chosen"] = i == chosen
     policy = replace(start, name=LEARNED)
     if best:
-        policy = from_tensors(LEARNED, start.rule, learner.prior, best)
+        policy = from_tensors(LEARNED, start.rule, float(best[PRIOR][0]), best)
     return TrainResult(policy, start, progress, rules)
 
 

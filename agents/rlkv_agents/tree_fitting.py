@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkv_agents.decision_map import rule_verbs
 from rlkv_agents.demonstrations import Demonstrations
+from rlkv_agents.inference import rule_verbs
 from rlkv_engine.observe import FEATURES
 from rlkv_engine.state import SWAP
 from rlkv_engine.tree import AS_RULE, LEAF, NO_TREE, NUM_ANSWERS, NUM_POINTS, Trees

@@ -62,7 +62,8 @@ def train_command(
     rounds: Annotated[
         int | None,
         typer.Option(
-            help="Rounds of learning; without it 24 (ppo: 16), or as many as the run that goes on."
+            help="Rounds of learning; without it 32 (ppo 16, es 24), or as many as the run that"
+            " goes on."
         ),
     ] = None,
     seeds: Seeds = 16,

@@ -47,7 +47,7 @@ def draw_learning_curve(record: Record) -> Figure | None:
     for name, value in drawn.items():
         axes.axhline(value, **line_style(record, name))
     others = _draw_references(axes, record, x[-1], ceiling) if timed else {}
-    axes.plot(x, learned, color=LEARNED, linewidth=2.4, zorder=5)
+    _draw_snapshots(axes, curve, x, learned)
     for at, point, value in zip(x, curve, learned, strict=True):
         if point.get("chosen"):
             axes.plot([at], [value], "o", color=LEARNED, markersize=9, zorder=6, clip_on=False)
@@ -70,6 +70,23 @@ def draw_learning_curve(record: Record) -> Figure | None:
     colors |= {recipe: _color(i) for i, recipe in enumerate(others)}
     label_ends(axes, {**drawn, **others, name: learned[-1]}, colors)
     return figure
+
+
+def _draw_snapshots(
+    axes: Axes, curve: list[Snapshot], x: list[float], learned: list[float]
+) -> None:
+    # A line for each learner from the common start; where there are several, each with its name.
+    forms = list(dict.fromkeys(point["form"] for point in curve if point.get("form")))
+    for i, form in enumerate(forms or [""]):
+        at = [k for k, point in enumerate(curve) if k == 0 or point.get("form", "") == form]
+        style = "-" if i == 0 else (0, (2, 1))
+        shown = ([x[k] for k in at], [learned[k] for k in at])
+        axes.plot(*shown, color=LEARNED, linewidth=2.4, linestyle=style, zorder=5)
+        if len(forms) > 1:
+            axes.annotate(
+                f" {form}", (shown[0][-1], shown[1][-1]), (-4, 6), textcoords="offset points",
+                ha="right", color=LEARNED, fontsize=8.5,
+            )  # fmt: skip
 
 
 def _draw_references(

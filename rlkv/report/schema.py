@@ -54,6 +54,7 @@ class Snapshot(TypedDict):
     validation_s: float
     cpu_s: NotRequired[float]
     chosen: NotRequired[bool]
+    form: NotRequired[str]  #: of a recipe with more than one learner: whose snapshot it is
 
 
 class ReferenceCurve(TypedDict):

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkv.report.feature_words import Units, question
-from rlkv_agents.decision_map import greedy_verbs, knows, rule_verbs
 from rlkv_agents.demonstrations import Demonstrations
 from rlkv_agents.departures import REQUESTERS
+from rlkv_agents.inference import greedy_verbs, knows, rule_verbs
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.tree_verbs import leaves_of
 from rlkv_engine.observe import FEATURES

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlkv_agents.cloning import UNIVERSAL, CloneSettings, clone
+from rlkv_agents.cloning import CloneSettings, clone
 from rlkv_agents.demonstrations import Demonstrations, Teacher, demonstrate
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House
+from rlkv_agents.shipped import UNIVERSAL
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.state import CALL, DISCARD, NEW, PRESERVE, SWAP
 from rlkv_engine.tree import NUM_POINTS
@@ -81,27 +82,28 @@ def test_a_clone_answers_as_each_teacher_does() -> None:
         nonlocal steps
         steps += 1
 
-    student = clone(teachers, settings, 0, count)
+    student = clone(teachers, STUDENT, settings, 0, count)
     assert student.name == UNIVERSAL and student.trained_range is not None
-    assert steps == settings.num_passes * (len(teachers) + settings.num_epochs)
+    assert steps == settings.num_passes * len(teachers) + settings.num_steps
     for teacher in teachers:
         trace = teacher.scenario.trace(0, "test")
         demos = demonstrate(
             teacher, student, [trace], obey_teacher=False, num_per_trace=2000,
-            rng=np.random.default_rng(1),
+            rng=np.random.default_rng(1), ask_call=False,
         )  # fmt: skip
         answered = demonstrate(
             Teacher(teacher.scenario, student), student, [trace], obey_teacher=False,
-            num_per_trace=2000, rng=np.random.default_rng(1),
+            num_per_trace=2000, rng=np.random.default_rng(1), ask_call=False,
         )  # fmt: skip
         np.testing.assert_array_equal(demos.observation, answered.observation)
         assert (demos.verb == answered.verb).mean() > 0.9
+        assert (demos.point != CALL).all()
         run_policy(teacher.scenario, student, trace)
 
 
 def test_one_seed_one_clone() -> None:
     settings = CloneSettings(num_passes=1, traces_per_pass=1, num_per_trace=100, num_epochs=2)
-    first, second = (clone([Teacher(SCENARIO, PLAIN)], settings, 3) for _ in range(2))
+    first, second = (clone([Teacher(SCENARIO, PLAIN)], STUDENT, settings, 3) for _ in range(2))
     assert first.weights is not None and second.weights is not None
     for ours, theirs in zip(first.weights, second.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)

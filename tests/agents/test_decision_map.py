@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlkv_agents.decision_map import decision_map, greedy_verbs
+from rlkv_agents.decision_map import decision_map
+from rlkv_agents.inference import greedy_verbs
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import make_rule
 from rlkv_engine import state as S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rlkv_agents import ForkedPPO
 from rlkv_agents.algorithm_files import TRAINING_FILE
 from rlkv_agents.bundle import load_bundle, save_bundle
 from rlkv_agents.forked_learner import HIDDEN, ForkedLearner
+from rlkv_agents.inference import BatchInference
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House, make_rule
 from rlkv_agents.vec_env import KVMemoryVecEnv
@@ -229,7 +231,8 @@ def test_predictions_of_one_and_of_many() -> None:
     rows = rng.random((200, 44)).astype(np.float32)[:, : model.observation_space.shape[0]]  # type: ignore[index]
     masks = np.ones((200, 3), np.bool_)
     masks[:, 1] = False
-    model._inference._range = None  # anywhere
+    policy = replace(model._inference._policy, trained_range=None)  # anywhere
+    model._inference = BatchInference(policy)
     verbs, _ = model.predict(rows, deterministic=True)
     assert verbs.shape == (200,)
     one, _ = model.predict(rows[5], deterministic=True)

@@ -97,7 +97,7 @@ def test_a_rule_answers_with_its_own_verb() -> None:
     np.testing.assert_array_equal(np.eye(NUM_VERBS)[answers.verb], rows[:, -3:])
     np.testing.assert_array_equal(answers.probability, rows[:, -3:])
     assert answers.by_rule.all()
-    with pytest.raises(InputError, match="a rule has no logits"):
+    with pytest.raises(InputError, match="house has no network"):
         BatchInference(AgentPolicy("house", make_rule("house"))).logits(rows)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlkv_agents import universal
+from rlkv_agents import abstention, advice_runs, specialists, universal
 from rlkv_agents.cloning import CloneSettings
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.machines import HOST_FACTORS, LOADS, random_machines, suite_machines
 from rlkv_agents.rules import House
-from rlkv_agents.tune import validation_traces
+from rlkv_agents.specialists import ADVISED, TUNED
 from rlkv_agents.universal import UniversalConfig, build_universal
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import KNEES, PRESETS
@@ -22,12 +22,16 @@ from tests.agents.small_scenario import small_scenario
 
 CONFIG = UniversalConfig(
     num_random=1,
-    num_rounds=2,
+    num_held_out=1,
+    clip_rounds=2,
+    kl_rounds=1,
+    random_rounds=0,
     settings=CloneSettings(num_passes=1, traces_per_pass=1, num_per_trace=200, num_epochs=5),
 )
 MACHINES = [
     replace(small_scenario(), name="small"),
     replace(small_scenario(num_host_blocks=20), name="other"),
+    replace(small_scenario(num_host_blocks=60), name="held out"),
 ]
 
 
@@ -35,8 +39,11 @@ MACHINES = [
 def small_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(House, "grid", {"guard_pauses": (0.0, 1.0), "write_through": (0.0, 1.0)})
     monkeypatch.setattr(universal, "suite_machines", lambda: MACHINES[:1])
-    monkeypatch.setattr(universal, "random_machines", lambda num, seed: MACHINES[1:][:num])
-    monkeypatch.setattr(universal, "validation_traces", lambda s: validation_traces(s, 2))
+    monkeypatch.setattr(
+        universal, "random_machines", lambda num, seed: MACHINES[1 + seed : 2 + seed][:num]
+    )
+    for module in (abstention, advice_runs, specialists):
+        monkeypatch.setattr(module, "NUM_TRACES", 2)
     monkeypatch.setattr(ForkedLearner, "traces_per_round", 1)
     monkeypatch.setattr(ForkedLearner, "forks_per_trace", 40)
 
@@ -45,47 +52,46 @@ def test_a_build_that_goes_on_gives_what_one_run_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build_universal(CONFIG, tmp_path)
-    assert set(first.ratios) == {"small", "other"}
-    assert first.ratios["other"][:2] == ("house", 1.0)  # random machines have no specialist
-    assert all(np.isfinite(student) for _, _, student in first.ratios.values())
+    assert [machine.name for machine in first.machines] == ["small", "other"]
+    assert set(first.teachers["small"]["ratios"]) == {ADVISED, TUNED, "small"}
+    # No specialist of its own, but the other machine's was tried.
+    assert set(first.teachers["other"]["ratios"]) == {ADVISED, TUNED, "small"}
+    assert first.policy.advice is not None and len(first.policy.advice.machines) == 2
+    assert first.abstention.machines == ["held out"]
+    assert first.policy.min_confidence == first.abstention.min_confidence
 
     def again(*args: object) -> None:
         raise AssertionError("done already")
 
-    monkeypatch.setattr(universal, "tune", again)
-    monkeypatch.setattr(universal, "ForkedLearner", again)
+    monkeypatch.setattr(universal, "learn_specialist", again)
+    monkeypatch.setattr(universal, "choose_teacher", again)
+    monkeypatch.setattr(advice_runs, "_latencies", again)
     second = build_universal(CONFIG, tmp_path)
-    assert first.ratios == second.ratios
+    assert first.teachers == second.teachers
     assert first.policy.weights is not None and second.policy.weights is not None
     for ours, theirs in zip(first.policy.weights, second.policy.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_other_machines_are_tuned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(CONFIG, num_rounds=0)
-    build_universal(config, tmp_path)
-    busier = MACHINES[0].at_rate(2.0)
-    monkeypatch.setattr(universal, "suite_machines", lambda: [busier])
-    tuned = []
-    from rlkv_agents.tune import tune as real
-
-    def count(scenario: object, name: str) -> object:
-        tuned.append(scenario)
-        return real(busier, name)
-
-    monkeypatch.setattr(universal, "tune", count)
-    build_universal(config, tmp_path)
-    assert tuned == [busier]
+def test_the_teacher_is_who_validates_best(tmp_path: Path) -> None:
+    result = build_universal(CONFIG, tmp_path)
+    for row in result.teachers.values():
+        best = min(row["ratios"], key=lambda name: row["ratios"][name])
+        # The advised rule stays unless another is better by more than its own uncertainty.
+        assert row["teacher"] in (best, ADVISED)
+        assert row["ratios"][row["teacher"]] <= row["ratios"][ADVISED]
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "rules").mkdir()
-    (tmp_path / "rules" / "small.json").write_text("{")
-    with pytest.raises(InputError, match=r"small\.json: damaged"):
-        build_universal(CONFIG, tmp_path)
+def test_the_rule_under_it_is_advised_for_the_machine(tmp_path: Path) -> None:
+    policy = build_universal(CONFIG, tmp_path).policy
+    assert policy.advice is not None
+    for machine in MACHINES:
+        bound = policy.on(machine)
+        assert bound.advice is None
+        assert bound.rule == policy.advice.rule_for(machine.profile, machine.table)
 
 
-@pytest.mark.parametrize("field", ["seed", "num_random", "num_rounds"])
+@pytest.mark.parametrize("field", ["seed", "num_random", "num_held_out", "clip_rounds"])
 def test_numbers_that_cannot_be(field: str) -> None:
     options: dict[str, Any] = {field: -1}
     with pytest.raises(InputError, match=f"{field} must be 0 or more, got -1"):

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from rlkv_agents.actor import Actor
-from rlkv_agents.decision_map import greedy_verbs
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.forked_learner import ForkedLearner
+from rlkv_agents.inference import greedy_verbs
 from rlkv_agents.policy import RANGE_FEATURES, AgentPolicy, range_of
 from rlkv_agents.rule_start_policy import RuleStartPolicy
 from rlkv_agents.rules import House, LazySwap, Rule, make_rule

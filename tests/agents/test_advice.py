@@ -1,0 +1,55 @@
+"""Advice: the candidate with the least regret on machines that are like this one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlkv_agents.advice import Advice, candidates, describe
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.rules import House
+from tests.agents.small_scenario import small_scenario
+
+SMALL = small_scenario(num_host_blocks=20)
+LARGE = small_scenario(num_host_blocks=2000)
+NUM = len(candidates())
+
+
+def advice(best_of_each: list[int]) -> Advice:
+    regret = np.full((2, NUM), 0.5)
+    regret[np.arange(2), best_of_each] = 0.0
+    machines = np.stack([describe(s.profile, s.table) for s in (SMALL, LARGE)])
+    return Advice(machines, regret)
+
+
+def test_a_machine_that_is_known_gets_what_was_best_there() -> None:
+    known = advice([3, 17])
+    assert known.rule_for(SMALL.profile, SMALL.table) == candidates()[3]
+    assert known.rule_for(LARGE.profile, LARGE.table) == candidates()[17]
+    assert known.distance(SMALL.profile, SMALL.table) == pytest.approx(0.0)
+
+
+def test_a_machine_in_between_gets_what_is_bearable_on_both() -> None:
+    known = advice([3, 17])
+    known.regret[:, 5] = 0.1
+    between = small_scenario(num_host_blocks=200)
+    assert known.rule_for(between.profile, between.table) == candidates()[5]
+    assert known.distance(between.profile, between.table) > 1.0
+
+
+def test_far_from_all_of_them_the_nearest_counts() -> None:
+    known = advice([3, 17])
+    far = small_scenario(num_host_blocks=60_000)
+    assert known.rule_for(far.profile, far.table) == candidates()[17]
+    assert known.without(1).rule_for(far.profile, far.table) == candidates()[3]
+
+
+def test_a_policy_binds_its_rule_to_the_machine() -> None:
+    policy = AgentPolicy("advised", House(), advice=advice([3, 17]))
+    assert (policy.on(SMALL).rule, policy.on(LARGE).rule) == (candidates()[3], candidates()[17])
+    assert AgentPolicy("plain", House()).on(SMALL).rule == House()
+
+
+def test_a_machine_without_host_memory_can_be_described() -> None:
+    bare = small_scenario(num_host_blocks=0)
+    assert np.isfinite(describe(bare.profile, bare.table)).all()
