@@ -75,7 +75,7 @@ def test_a_clone_answers_as_each_teacher_does() -> None:
         Teacher(SCENARIO, AgentPolicy("guarded", House(guard_pauses=2.0, swap_ratio=1e9))),
         Teacher(slow, PLAIN),
     ]
-    settings = CloneSettings(num_passes=2, traces_per_pass=1, num_per_trace=600, num_epochs=40)
+    settings = CloneSettings(num_passes=2, traces_per_pass=1, num_per_trace=600, num_epochs=150)
     steps = 0
 
     def count() -> None:
