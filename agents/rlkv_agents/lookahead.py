@@ -13,6 +13,7 @@ Nothing here sees more of an engine than ``answer`` and its cost; the future is 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +40,10 @@ from rlkv_engine.state import (
 
 #: Engines of a search's stack: where the plan is, a branch, where the best branch and this one
 #: ended their segment.
-MAIN, BRANCH, BEST, END = (np.int64(k) for k in range(4))
+MAIN, BRANCH, BEST, END = (cast(int, np.int64(k)) for k in range(4))
 NUM_ENGINES = 4
 #: ``flip`` of a plan that is followed as it is; ``most`` of one that is not cut short.
-NOWHERE, ANY_NUMBER = np.int64(-1), np.int64(1 << 60)
+NOWHERE, ANY_NUMBER = (cast(int, np.int64(k)) for k in (-1, 1 << 60))
 #: What ``run_plan`` returns beside ``loop.DECIDE``, ``DONE``, ``FULL`` and ``TIME_UP``.
 NO_ROOM = 4
 
@@ -231,7 +232,7 @@ def search_segment(
             draw = uniforms[count[1] % uniforms.shape[0]]
             by_index = uniforms[(count[1] + 1) % uniforms.shape[0]] < 0.5
             count[1] += 2
-            flip = min(np.int64(draw * num_best), num_best - 1)
+            flip = min(int(draw * num_best), num_best - 1)
             num_lead = num_best if by_index else flip + 1
             rate = 0.0 if by_index else ratio
         state = run_plan(
@@ -239,7 +240,7 @@ def search_segment(
             uniforms, count, tried,
         )  # fmt: skip
         done[1] = count[1]
-        if state == FULL or state == NO_ROOM:
+        if state in (FULL, NO_ROOM):
             return state
         copy_engine(stack, BRANCH, END)
         cost = _cost_until(stack, policy, until_s + horizon_s)

@@ -21,8 +21,9 @@ from rlkv_envs.scenario import Scenario
 
 #: All decision points: CALL, NEW, RESUME, GROW.
 EVERYWHERE: NDArray[np.bool_] = np.ones(4, np.bool_)
-#: Answers of a plan at first; it gets longer as it must.
+#: Answers of a plan, and slots of an engine, at first; there get to be more as there must.
 _ROOM = 1 << 15
+_NUM_SLOTS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +68,7 @@ def _run(
     answers = np.zeros(max(_ROOM, len(lead) + 1), np.uint8)
     while True:
         state = run_plan(
-            stack, MAIN, compiled, math.inf, ANY_NUMBER, EVERYWHERE, lead, np.int64(len(lead)),
+            stack, MAIN, compiled, math.inf, ANY_NUMBER, EVERYWHERE, lead, len(lead),
             NOWHERE, 0.0, uniforms, done, answers,
         )  # fmt: skip
         if state == DONE:
@@ -91,7 +92,7 @@ def _stack(
         policy.rule.params(table),
         EngineConfig(),
         num_engines=num_engines,
-        num_slots=64,
+        num_slots=_NUM_SLOTS,
         lease_s=policy.rule.leases(scenario.profile, table),
         keep_latencies=keep_latencies,
     )

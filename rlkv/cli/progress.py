@@ -17,6 +17,9 @@ _TITLES = {
     "eval": "held-out traces",
     "sweep": "load sweep",
     "knees": "knees",
+    "plan": "short searches",
+    "plan on": "long searches",
+    "compare": "plans and rule",
 }
 
 
