@@ -32,14 +32,27 @@ from rlkv_engine.errors import InputError
 PLANS = "plans"
 #: From every base, then from the best one, by effort.
 SHORT = (Search("rollout 2", 2.0),)
-_SEGMENTS = Search("segments 8", 8.0, 0.25, 32, 0.1)
+_SEGMENTS = (
+    Search("segments 4", 4.0, 0.25, 24, 0.1),
+    Search("segments 4 without calls", 4.0, 0.25, 24, 0.1, searches_calls=False),
+)
 LONG: Mapping[int, Sequence[Search]] = {
     0: (),
-    1: (_SEGMENTS,),
-    2: (_SEGMENTS, Search("rollout 8", 8.0), Search("96 segments 8", 8.0, 0.25, 96, 0.1)),
+    1: _SEGMENTS,
+    2: (
+        *_SEGMENTS,
+        Search("rollout 8", 8.0),
+        Search("96 segments 8", 8.0, 0.25, 96, 0.1),
+    ),
 }
 #: Rough cost of a search in engine runs, for the order of jobs and the progress bar.
-_RUNS = {"rollout 2": 150, "segments 8": 500, "rollout 8": 500, "96 segments 8": 1500}
+_RUNS = {
+    "rollout 2": 150,
+    "segments 4": 250,
+    "segments 4 without calls": 250,
+    "rollout 8": 600,
+    "96 segments 8": 1500,
+}
 
 
 @dataclass(frozen=True, slots=True)

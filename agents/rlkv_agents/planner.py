@@ -28,7 +28,9 @@ class Search:
     """A search of lookahead.py; times are in mean pauses.
 
     With ``segment_pauses`` of 0 every decision is rolled out; otherwise each stretch of so many
-    mean pauses gets ``num_variants`` variants, which depart from the base with ``ratio``.
+    mean pauses gets ``num_variants`` variants, which depart from the base with ``ratio``. Most
+    decisions are CALLs and matter least: a search that leaves them to the base has more tries left
+    for the others.
     """
 
     name: str
@@ -36,6 +38,11 @@ class Search:
     segment_pauses: float = 0.0
     num_variants: int = 1
     ratio: float = 0.0
+    searches_calls: bool = True
+
+    def points(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Those of the allowed decision points that are searched, shape ``[4]``."""
+        return allowed & (self.searches_calls | (np.arange(4) != S.CALL))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +80,8 @@ def best_plan(
     own = plan_of(scenario, base, trace)
     found = [Found(BASE, own, replay(scenario, own, trace).mean_latency_s, 0)]
     for search in searches:
+        if not search.points(points).any():
+            continue
         plan, num_branches = run_search(scenario, base, trace, search, seed, points)
         latency_s = replay(scenario, plan, trace).mean_latency_s
         found.append(Found(search.name, plan, latency_s, num_branches))
@@ -88,6 +97,7 @@ def run_search(
     points: NDArray[np.bool_] = EVERYWHERE,
 ) -> tuple[Plan, int]:
     """The plan of one search, and the branches it ran; it may lose to the base."""
+    points = search.points(points)
     if search.segment_pauses > 0.0:
         return _by_segments(scenario, base, trace, search, seed, points)
     horizon_s = search.horizon_pauses * scenario.table.mean_pause_s
