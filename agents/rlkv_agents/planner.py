@@ -42,7 +42,9 @@ class Search:
 
     def points(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Those of the allowed decision points that are searched, shape ``[4]``."""
-        return allowed & (self.searches_calls | (np.arange(4) != S.CALL))
+        points = allowed.copy()
+        points[S.CALL] &= self.searches_calls
+        return points
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,7 @@ def ceiling(
     seeds: Seeds = 16,
     effort: Annotated[
         int,
-        typer.Option(help="0: short searches, 1: a long one from the best base, 2: three of them."),
+        typer.Option(help="0: short searches, 1: longer ones from the best base, 2: all (3 times the time)."),
     ] = 1,
     only: Annotated[
         str | None,
@@ -48,9 +49,11 @@ def ceiling(
 
     num_workers = checked(seeds, workers)
     points = POINTS if only is None else tuple(word.strip().lower() for word in only.split(","))
-    how = Effort(effort, tuple(point for point in POINTS if point in points) or points, seed)
-    Effort(effort, points, seed)
-    compared = contestants(f"{policies},{Clairvoyant.name}", bundle or [])
+    said = Effort(effort, points, seed)
+    how = replace(said, points=tuple(point for point in POINTS if point in points))
+    compared = contestants(
+        policies if policies == "all" else f"{policies},{Clairvoyant.name}", bundle or []
+    )
     names = suite_names(scenarios)
     check_writable(out)
     settings = settings_of(names, DEFAULT, None)

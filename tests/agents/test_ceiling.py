@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlkv_agents import ceiling
+from rlkv_agents import ceiling, planner
 from rlkv_agents.ceiling import PLANS, Bases, Effort, find_ceilings, pack, unpack
 from rlkv_agents.gap import gap_closed
 from rlkv_agents.plan import Plan, replay
@@ -23,6 +23,7 @@ SMALL = small_scenario(2.0, 20, 100)
 HOUSE, SEES = AgentPolicy("house", House()), AgentPolicy("clairvoyant", Clairvoyant())
 BASES = Bases(Setting(SMALL, "trained", "default"), (HOUSE, SEES), HOUSE)
 SEEDS = (0, 1)
+NORMAL = Effort()
 
 
 def nothing(stage: str, done: int, total: int) -> None:
@@ -33,7 +34,7 @@ def nothing(stage: str, done: int, total: int) -> None:
 def searched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Short searches; base, seed and stage of each that is run."""
     ran: list[str] = []
-    search = ceiling.best_plan
+    search = planner.best_plan
 
     def watched(scenario: Any, base: AgentPolicy, trace: Any, searches: Any, *rest: Any) -> Any:
         ran.append(f"{base.name} {trace.name} {searches[0].name}")
@@ -44,7 +45,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-def found_in(folder: Path, effort: Effort = Effort(), **changes: Any) -> Any:
+def found_in(folder: Path, effort: Effort = NORMAL, **changes: Any) -> Any:
     return find_ceilings([replace(BASES, **changes)], SEEDS, effort, folder, 1, nothing)
 
 
@@ -92,7 +93,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, searched: list[str]) -> N
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_ceilings([BASES], SEEDS, Effort(), tmp_path, 1, interrupt)
+        find_ceilings([BASES], SEEDS, NORMAL, tmp_path, 1, interrupt)
     assert len(searched) == 2
     found = found_in(tmp_path)
     assert len(searched) == 3 * len(SEEDS)
