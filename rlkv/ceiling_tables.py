@@ -90,13 +90,15 @@ def differences_grid(record: Mapping[str, Any]) -> Grid:
                     ("host\nfree", percent(row["host_free_ratio"])),
                 ):
                     columns[head].append((text, False))
+    if not rows:
+        rows, columns = [NONE], {head: [(NONE, False)] for head in columns}
     caption = (
         f"decisions of the best plans at which {record['reference']} would have answered otherwise,"
         " as a share of all at that point; means over them of the true remaining pause (in mean"
         " pauses, at most 4), of the share of the device that paused sessions hold, and of the host"
         " that is free"
     )
-    return Grid("where the plans depart from the rule", caption, rows or [NONE], columns)
+    return Grid("where the plans depart from the rule", caption, rows, columns)
 
 
 def percent(share: float) -> str:

@@ -26,7 +26,9 @@ def ceiling(
     seeds: Seeds = 16,
     effort: Annotated[
         int,
-        typer.Option(help="0: short searches, 1: longer ones from the best base, 2: all (3 times the time)."),
+        typer.Option(
+            help="0: short searches, 1: longer ones from the best base, 2: all (3 times the time)."
+        ),
     ] = 1,
     only: Annotated[
         str | None,

@@ -26,12 +26,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "rlkv_agents.tune.validation_traces",
         lambda scenario, num=2: [scenario.trace(seed, "validation") for seed in range(2)],
     )
-    short = (Search("segments 4", 1.0, 1.0, 4, 0.1),)
+    short = (Search("segments 4", 2.0, 0.5, 8, 0.1),)
     monkeypatch.setattr(ceiling, "SHORT", (Search("rollout 2", 0.5),))
     monkeypatch.setattr(ceiling, "LONG", {0: (), 1: short})
     shipped = dict(PRESETS)
     PRESETS.clear()
-    PRESETS[LEARNT] = replace(SMALL_PRESET, suite="trained")
+    # Memory runs short on the first; with half the sessions no decision matters.
+    PRESETS[LEARNT] = replace(SMALL_PRESET, num_sessions=80, suite="trained")
     PRESETS[NEW] = replace(SMALL_PRESET, profile="gptj-6b-a100-40gb+host0.1", suite="unseen")
     yield
     PRESETS.clear()
@@ -56,17 +57,23 @@ def test_the_ceiling_of_every_trace(capsys: pytest.CaptureFixture[str], tmp_path
             # Nobody is above the ceiling, on no trace.
             for best, own in zip(by_seed, policy["mean_by_seed_s"], strict=True):
                 assert best <= own
-            assert policy["gap_closed"]["share"] <= 1.0
-        assert found["policies"]["house"]["gap_closed"]["share"] == 0.0
-        assert found["ceiling"]["ratio_to_reference"]["ratio"] < 1.0
         assert len(found["plans"]) == 2
         for plan in found["plans"]:
             bases = {name.split(", ")[0] for name in plan["found"]}
             assert bases == {"house", "clairvoyant", "learned"}
+            assert plan["latency_s"] == min(plan["found"].values())
         empty = found["marks"]["empty engine"]["mean_s"]
         assert 0.0 < empty < found["marks"]["unlimited memory"]["mean_s"]
         counted = sum(row["count"] for row in found["differences"])
         assert counted == sum(plan["num_answers"] for plan in found["plans"])
+    shares = {
+        name: [found["policies"][name]["gap_closed"]["share"] for name in ("house", "clairvoyant")]
+        for name, found in record["scenarios"].items()
+    }
+    assert shares[LEARNT][0] == 0.0 and shares[LEARNT][1] < 1.0
+    assert shares[NEW] == [None, None]
+    ratios = [f["ceiling"]["ratio_to_reference"]["ratio"] for f in record["scenarios"].values()]
+    assert ratios[0] < 0.98 and ratios[1] == 1.0
     assert (out_folder / "ceiling.png").read_bytes()[:4] == b"\x89PNG"
     tables = (out_folder / "ceiling.md").read_text()
     for words_of in ("The ceiling", "Share of the gap closed", "| lru |", "clairvoyant (f)"):
