@@ -73,7 +73,8 @@ def differences_grid(record: Mapping[str, Any]) -> Grid:
     """Where the plans' verbs are not the reference's: the most frequent kinds of each scenario."""
     rows: list[str] = []
     columns: dict[str, Cells] = {
-        head: [] for head in ("share", "remaining\npauses", "device\npaused", "host\nfree")
+        head: []
+        for head in ("share", "remaining\npauses", "where\nagreed", "device\npaused", "host\nfree")
     }
     for scenario, found in record["scenarios"].items():
         table = found["differences"]
@@ -81,11 +82,13 @@ def differences_grid(record: Mapping[str, Any]) -> Grid:
             here = [row for row in table if row["point"] == point]
             total = sum(row["count"] for row in here)
             other = [row for row in here if row["rule"] != row["plan"]]
+            agreed = {row["rule"]: row for row in here if row["rule"] == row["plan"]}
             for row in sorted(other, key=lambda row: -float(row["count"]))[:3]:
                 rows.append(f"{scenario}: {point}, {row['rule']} -> {row['plan']}")
                 for head, text in (
                     ("share", f"{percent(row['count'] / total)} of {total:,}"),
-                    ("remaining\npauses", f"{row['remaining_pauses']:.2f}"),
+                    ("remaining\npauses", _remaining(row)),
+                    ("where\nagreed", _remaining(agreed.get(row["rule"]))),
                     ("device\npaused", percent(row["paused_ratio"])),
                     ("host\nfree", percent(row["host_free_ratio"])),
                 ):
@@ -95,10 +98,15 @@ def differences_grid(record: Mapping[str, Any]) -> Grid:
     caption = (
         f"decisions of the best plans at which {record['reference']} would have answered otherwise,"
         " as a share of all at that point; means over them of the true remaining pause (in mean"
-        " pauses, at most 4), of the share of the device that paused sessions hold, and of the host"
+        " pauses, at most 4), there and where the plans kept to that verb, of the share of the"
+        " device that paused sessions hold, and of the host"
         " that is free"
     )
     return Grid("where the plans depart from the rule", caption, rows, columns)
+
+
+def _remaining(row: Mapping[str, Any] | None) -> str:
+    return NONE if row is None else f"{row['remaining_pauses']:.2f}"
 
 
 def percent(share: float) -> str:

@@ -56,7 +56,7 @@ def _draw(record: Mapping[str, Any]) -> Figure:
             policy = found["policies"][name]
             _mark(axes, row, k, policy["mean_s"] / reference_s, policy)
     _frame(axes, record, lowest)
-    _legend(axes, record, others)
+    _legend(figure, record, others)
     return figure
 
 
@@ -86,7 +86,7 @@ def _frame(axes: Axes, record: Mapping[str, Any], lowest: float) -> None:
     )
 
 
-def _legend(axes: Axes, record: Mapping[str, Any], others: list[str]) -> None:
+def _legend(figure: Figure, record: Mapping[str, Any], others: list[str]) -> None:
     from matplotlib.lines import Line2D
 
     def line(marker: str, color: str, label: str) -> Line2D:
@@ -102,10 +102,7 @@ def _legend(axes: Axes, record: Mapping[str, Any], others: list[str]) -> None:
         color = LEARNED if policy["learned"] else BOUND if policy["sees_future"] else RULE
         label = f"{name} (sees the future)" if policy["sees_future"] else name
         entries.append(line(_MARKERS[k % len(_MARKERS)], color, label))
-    axes.legend(
-        handles=entries, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=4, frameon=False,
-        fontsize=8.5,
-    )  # fmt: skip
+    figure.legend(handles=entries, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
 
 
 def _title(record: Mapping[str, Any]) -> str:
