@@ -36,14 +36,14 @@ def suite_tables(record: Mapping[str, Any], width: int) -> list[Table]:
     return [
         table
         for grid in (latency_grid(record), regret_grid(record), summary_grid(record))
-        for table in _fitted(grid, width)
+        for table in fitted(grid, width)
     ]
 
 
 def suite_markdown(record: Mapping[str, Any]) -> str:
     """The same, as Markdown."""
     grids = (summary_grid(record), latency_grid(record), regret_grid(record))
-    return "\n".join(_markdown(grid) for grid in grids)
+    return "\n".join(markdown(grid) for grid in grids)
 
 
 def latency_grid(record: Mapping[str, Any]) -> Grid:
@@ -97,12 +97,12 @@ def summary_grid(record: Mapping[str, Any]) -> Grid:
 
 def ablation_tables(record: Mapping[str, Any], width: int) -> list[Table]:
     """Ratio of latencies to the full rule."""
-    return _fitted(ablation_grid(record), width)
+    return fitted(ablation_grid(record), width)
 
 
 def ablation_markdown(record: Mapping[str, Any]) -> str:
     """The same, as Markdown."""
-    return _markdown(ablation_grid(record))
+    return markdown(ablation_grid(record))
 
 
 def ablation_grid(record: Mapping[str, Any]) -> Grid:
@@ -204,8 +204,8 @@ def _ratio_cell(found: Mapping[str, Any], field: str, above: bool = False) -> tu
     return text, low > 1.0 if above else high < 1.0
 
 
-def _fitted(grid: Grid, width: int) -> list[Table]:
-    # As many columns in each table as fit beside the names.
+def fitted(grid: Grid, width: int) -> list[Table]:
+    """The grid as tables, as many columns in each as fit beside the names."""
     name_width = max(map(len, grid.rows))
     tables: list[Table] = []
     left = dict(grid.columns)
@@ -247,7 +247,8 @@ def _table(grid: Grid, columns: Mapping[str, Sequence[tuple[str, bool]]], last: 
     return table
 
 
-def _markdown(grid: Grid) -> str:
+def markdown(grid: Grid) -> str:
+    """The grid as one Markdown table under its caption."""
     heads = [head.replace("-\n", "-").replace("\n", " ") for head in grid.columns]
     lines = [f"{grid.title[0].upper()}{grid.title[1:]}: {grid.caption}.", ""]
     lines.append("| | " + " | ".join(heads) + " |")

@@ -59,7 +59,8 @@ def empty_forks(num_forks: int) -> Forks:
 
 
 @jit
-def _copy_engine(stack: State, source: int, target: int) -> None:
+def copy_engine(stack: State, source: int, target: int) -> None:
+    """Make one engine of a stack a copy of another, but for what is only noted of it."""
     for row in range(stack.slot.shape[1]):
         for s in range(stack.slot.shape[2]):
             stack.slot[target, row, s] = stack.slot[source, row, s]
@@ -89,7 +90,7 @@ def _probabilities(policy: Policy, swap_legal: bool, out: NDArray[np.float64]) -
 @jit
 def _branch_cost(stack: State, policy: Policy, verb: int, horizon_s: float) -> float:
     # Cost of a verb and of the greedy policy after it, from now on for horizon_s; NaN: no slots.
-    _copy_engine(stack, 0, 1)
+    copy_engine(stack, 0, 1)
     st = engine_view(stack, 1)
     start = st.f[COST]
     until_s = st.f[NOW] + horizon_s

@@ -18,6 +18,9 @@ _TITLES = {
     "eval": "held-out traces",
     "sweep": "load sweep",
     "knees": "knees",
+    "plan": "short searches",
+    "plan on": "long searches",
+    "compare": "plans and rule",
 }
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlkv.cli.output import AsJson, check_writable
-from rlkv.cli.scenario_options import check_seeds, scenario_inputs
+from rlkv.cli.scenario_options import scenario_inputs
+from rlkv.cli.suite_ceiling import ceiling
+from rlkv.cli.suite_options import OutFolder, Scenarios, Seeds, Workers, checked, settings_of
 from rlkv_agents.shipped import UNIVERSAL, bundle_place
 from rlkv_engine.errors import InputError
 
@@ -19,25 +21,14 @@ if TYPE_CHECKING:
 #: Validation traces and width of the bracket of a knee, as scenarios.toml has them.
 KNEE_SEEDS, KNEE_TOLERANCE = 8, 0.01
 
-Scenarios = Annotated[
-    str,
-    typer.Option("--scenarios", help="trained, unseen, all, or names with commas between."),
-]
-Seeds = Annotated[int, typer.Option("--seeds", help="Paired held-out traces of each scenario.")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", help="Processes; without it one for each core.")
-]
-OutFolder = Annotated[
-    Path, typer.Option("--out", help="Folder of the results; finished parts in it are kept.")
-]
-
 
 def register(app: typer.Typer) -> None:
-    """Adds ``suite run``, ``suite knees`` and ``suite ablate``."""
+    """Adds ``suite run``, ``suite knees``, ``suite ablate`` and ``suite ceiling``."""
     suite = typer.Typer(no_args_is_help=True, help="The comparison over all scenarios.")
     suite.command("run")(run)
     suite.command("knees")(knees)
     suite.command("ablate")(ablate)
+    suite.command("ceiling")(ceiling)
     app.add_typer(suite, name="suite")
 
 
@@ -79,12 +70,12 @@ def run(
     from rlkv_agents.contestants import contestants
     from rlkv_agents.suite import contest, evaluate_all, suite_names, tune_settings
 
-    num_workers = _checked(seeds, workers)
+    num_workers = checked(seeds, workers)
     compared = contestants(policies, bundle)
     names = suite_names(scenarios)
     check_arrivals(arrivals, trace)
     check_writable(out)
-    settings = _settings(names, arrivals, trace)
+    settings = settings_of(names, arrivals, trace)
     rules = [each.name for each in compared if each.policy is None]
     with progress_bars() as on_progress:
         tuned = tune_settings(settings, rules, out, num_workers, on_progress)
@@ -144,7 +135,7 @@ def knees(
     from rlkv_agents.knee_contest import sustained_rates
     from rlkv_agents.suite import contest, tune_settings
 
-    num_workers = _checked(seeds, workers)
+    num_workers = checked(seeds, workers)
     if out is None:
         raise InputError("--policies and --bundle need --out, the folder of the results")
     compared = contestants(policies or REFERENCE, bundle or [])
@@ -247,10 +238,10 @@ def ablate(
     from rlkv_agents.arrival_variants import DEFAULT
     from rlkv_agents.suite import suite_names
 
-    num_workers = _checked(seeds, workers)
+    num_workers = checked(seeds, workers)
     names = suite_names(scenarios)
     check_writable(out)
-    settings = _settings(names, DEFAULT, None)
+    settings = settings_of(names, DEFAULT, None)
     with progress_bars() as on_progress:
         found = ablation.ablate(settings, range(seeds), out, num_workers, on_progress)
     record = ablation_record(found, range(seeds))
@@ -274,22 +265,3 @@ def _replay_inputs(setting: Setting, bundles: list[Path], out: Path) -> dict[str
     if bundles:
         inputs["bundle"] = bundle_place(bundles[0], out)
     return inputs
-
-
-def _checked(seeds: int, workers: int | None) -> int:
-    from rlkv_agents.jobs import check_workers
-
-    check_seeds(seeds)
-    return check_workers(workers)
-
-
-def _settings(names: list[str], arrivals: str, trace: Path | None) -> list[Setting]:
-    from rlkv_agents.arrival_variants import with_arrivals
-    from rlkv_agents.suite import Setting
-    from rlkv_envs.scenario import PRESETS, load_scenario
-
-    kinds: dict[str, Any] = {name: PRESETS[name].suite for name in names}
-    return [
-        Setting(with_arrivals(load_scenario(name), arrivals, trace), kind, arrivals)
-        for name, kind in kinds.items()
-    ]
