@@ -10,6 +10,14 @@ from rlkv.report.schema import Explanation, QuantityDepartures, TreeDescription
 from rlkv.report.sections import Rows
 
 VERB_NAMES = ("PRESERVE", "SWAP", "DISCARD")
+_WHO = {
+    "CALL": "When a call begins",
+    "NEW": "For a new session",
+    "RESUME": "For a returning session",
+    "DECODE": "For a decoding session",
+}
+_DONE = ("its KV is kept", "a copy goes to the host", "its KV comes first to be overwritten")
+_TAKEN = ("keeps its memory", "is copied out", "is dropped, to be recomputed")
 #: Departures rarer than this share of a requester's decisions are not worth a column.
 _RARE = 0.0005
 
@@ -33,17 +41,47 @@ def about_departures(explanation: Explanation) -> str:
     )
 
 
+def findings(explanation: Explanation) -> list[str]:
+    """What the policy does otherwise, a sentence for each direction that is not rare."""
+    found = []
+    for who, part in explanation["departures"]["requesters"].items():
+        for rule, verb, share in sorted(part["directions"], key=lambda d: -d[2]):
+            if share < 0.01:
+                continue
+            found.append(
+                f"{_WHO[who]}: {percent(share)} of its decisions are {VERB_NAMES[verb]} where the"
+                f" rule says {VERB_NAMES[rule]}: {_meaning(who, rule, verb)}"
+            )
+    return found
+
+
+def _meaning(who: str, rule: int, verb: int) -> str:
+    if who == "CALL":
+        return f"{_DONE[verb]} where under the rule {_DONE[rule]}"
+    if who == "NEW" and verb == 0:
+        return "it waits, where the rule would have taken a paused session's memory"
+    if who == "NEW" and rule == 0:
+        return f"it is admitted, and the candidate {_TAKEN[verb]}, where the rule lets it wait"
+    if verb == 0:
+        return "the candidate keeps its memory and the next one is asked"
+    return f"the candidate {_TAKEN[verb]}, where under the rule it {_TAKEN[rule]}"
+
+
 def about_trees(explanation: Explanation) -> str:
     """The latency of the trees against that of rule and network."""
-    latency = explanation.get("latency", {})
-    depth = explanation.get("depth")
-    name = "trees" if depth is None else f"trees, depth {depth}"
+    latency, name = explanation.get("latency", {}), chosen_trees(explanation)
     if name not in latency:
         return ""
     text = f"{name}: {times(latency[name]['ratio_to_rule'])} of the rule"
-    if depth is None:
+    if "network" not in latency:
         return text
     return f"{text}, {times(latency[name]['ratio_to_policy'])} of the network"
+
+
+def chosen_trees(explanation: Explanation) -> str:
+    """The name of the trees among the latencies, of the depth that was chosen."""
+    depth = explanation.get("depth")
+    return "trees" if depth is None else f"trees, depth {depth}"
 
 
 def requester_rows(explanation: Explanation) -> Rows:
