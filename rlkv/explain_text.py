@@ -15,10 +15,10 @@ from rlkv.report.explanation import (
     latency_rows,
     percent,
     quantity_rows,
+    ratio,
     requester_rows,
     tree_heading,
 )
-from rlkv.report.findings import times
 from rlkv.report.schema import Explanation
 from rlkv.report.sections import Rows
 
@@ -65,9 +65,9 @@ def overview_markdown(record: Mapping[str, Any]) -> str:
         if trees in latency:
             network = latency["network"]["ratio_to_rule"] if "network" in latency else None
             cells = [
-                times(network) if network else "-",
-                times(latency[trees]["ratio_to_rule"]),
-                times(latency[trees]["ratio_to_policy"]) if network else "-",
+                ratio(network) if network else "-",
+                ratio(latency[trees]["ratio_to_rule"]),
+                ratio(latency[trees]["ratio_to_policy"]) if network else "-",
             ]
         body.append(("", [one["scenario"], departed, *cells]))
     head = ["scenario", "departs at", "network / rule", "trees / rule", "trees / network"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from rlkv.report.findings import digits, ms, times
-from rlkv.report.schema import Explanation, QuantityDepartures, TreeDescription
+from rlkv.report.findings import digits, ms
+from rlkv.report.schema import Explanation, QuantityDepartures, Ratio, TreeDescription
 from rlkv.report.sections import Rows
 
 VERB_NAMES = ("PRESERVE", "SWAP", "DISCARD")
@@ -72,10 +72,22 @@ def about_trees(explanation: Explanation) -> str:
     latency, name = explanation.get("latency", {}), chosen_trees(explanation)
     if name not in latency:
         return ""
-    text = f"{name}: {times(latency[name]['ratio_to_rule'])} of the rule"
+    text = f"{name}: {ratio(latency[name]['ratio_to_rule'])} of the rule"
     if "network" not in latency:
         return text
-    return f"{text}, {times(latency[name]['ratio_to_policy'])} of the network"
+    return f"{text}, {ratio(latency[name]['ratio_to_policy'])} of the network"
+
+
+def about_validation(explanation: Explanation) -> str:
+    """Network and trees against the rule on the traces that chose them."""
+    found, depth = explanation.get("validation"), explanation.get("depth")
+    if not found or depth is None:
+        return ""
+    trees = found[f"depth {depth}"]["ratio"]
+    return (
+        f"on validation traces the network takes {found['teacher']['ratio']:.3f}x of the rule's"
+        f" latency, trees of depth {depth} {trees:.3f}x; saved: {explanation.get('saved', '-')}"
+    )
 
 
 def chosen_trees(explanation: Explanation) -> str:
@@ -143,8 +155,8 @@ def latency_rows(explanation: Explanation) -> Rows:
                 [
                     name + mark,
                     f"{ms(part['mean_s'])} [{ms(low)}, {ms(high)}]",
-                    times(part["ratio_to_rule"]),
-                    times(part["ratio_to_policy"]),
+                    ratio(part["ratio_to_rule"]),
+                    ratio(part["ratio_to_policy"]),
                 ],
             )
         )
@@ -179,6 +191,13 @@ def bin_labels(explanation: Explanation, quantity: QuantityDepartures) -> list[s
         else:
             labels.append(f"{digits(low)} to {digits(high)} {quantity['unit']}")
     return labels
+
+
+def ratio(found: Ratio) -> str:
+    """A ratio with its interval, a thousandth apart: 0.994x [0.992, 0.996]."""
+    low, high = found.get("ci95", (found["ratio"], found["ratio"]))
+    interval = f" [{low:.3f}, {high:.3f}]" if low < high else ""
+    return f"{found['ratio']:.3f}x{interval}"
 
 
 def percent(share: float) -> str:
