@@ -78,7 +78,7 @@ def explain(
         "test_seeds": list(seeds),
         "departures": departures(scenario, shown),
     }
-    if kind == RULE:
+    if kind == RULE or not document["departures"]["departed"]:
         return document, None
     rule = AgentPolicy(RULE, policy.rule)
     if kind == TREES:

@@ -9,9 +9,13 @@ from rlkv.report.explanation import (
     about_departures,
     about_trees,
     binned_quantities,
+    chosen_trees,
     constant_quantities,
+    findings,
     latency_rows,
+    percent,
     quantity_rows,
+    ratio,
     requester_rows,
     tree_heading,
 )
@@ -32,6 +36,8 @@ def explanation_parts(explanation: Explanation) -> Iterator[RenderableType]:
 
     yield Text(about_departures(explanation), style="bold")
     yield _rich(requester_rows(explanation))
+    for sentence in findings(explanation):
+        yield Text(f"{sentence}.")
     if not explanation["departures"]["departed"]:
         return
     for name in binned_quantities(explanation):
@@ -45,6 +51,38 @@ def explanation_parts(explanation: Explanation) -> Iterator[RenderableType]:
     if explanation.get("latency"):
         yield _rich(latency_rows(explanation))
         yield Text(about_trees(explanation), style="bold")
+
+
+def overview_markdown(record: Mapping[str, Any]) -> str:
+    """The head of a page: what it shows, and one row for each explained bundle."""
+    body: list[tuple[str, list[str]]] = []
+    for one in record["explained"]:
+        explanation: Explanation = one["explanation"]
+        latency = explanation.get("latency", {})
+        departed = percent(explanation["departures"]["departed"])
+        cells = ["-", "-", "-"]
+        trees = chosen_trees(explanation)
+        if trees in latency:
+            network = latency["network"]["ratio_to_rule"] if "network" in latency else None
+            cells = [
+                ratio(network) if network else "-",
+                ratio(latency[trees]["ratio_to_rule"]),
+                ratio(latency[trees]["ratio_to_policy"]) if network else "-",
+            ]
+        body.append(("", [one["scenario"], departed, *cells]))
+    head = ["scenario", "departs at", "network / rule", "trees / rule", "trees / network"]
+    num = max(len(one["seeds"]) for one in record["explained"])
+    parts = [
+        "# What was learnt",
+        "Where a trained policy answers otherwise than the tuned rule it started at, and the"
+        " decision trees that say the same in words. Decisions are those of four validation"
+        f" traces; latencies are mean normalized latency on {num} paired held-out traces, with 95 %"
+        " intervals. Trees are distilled by DAgger (three passes, decisions weighted by the margin"
+        " of the network), their depth chosen on 16 validation traces.",
+        f"Made by `{record['command']}` at commit {record['commit']}.",
+        _markdown(Rows(head, body)),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def explanation_markdown(found: Mapping[str, Any], picture: str | None) -> str:
@@ -61,6 +99,7 @@ def explanation_markdown(found: Mapping[str, Any], picture: str | None) -> str:
         f"{found['profile']}, {found['workload']}, {found['rate_per_s']:.3g} sessions/s, mean pause"
         f" {explanation['mean_pause_s']:.3g} s.",
         f"**{about_departures(explanation)}.**",
+        "\n".join(f"- {sentence}." for sentence in findings(explanation)),
         _markdown(requester_rows(explanation)),
     ]
     if explanation["departures"]["departed"]:

@@ -150,12 +150,12 @@ def importance(teacher: AgentPolicy, demos: Demonstrations) -> NDArray[np.float6
 
     0 where the teacher was not trained: there the rule answers, for the trees too.
     """
-    weight = demos.weight.copy()
+    weight = np.ones(len(demos.verb))
     if teacher.weights is not None:
         logits = BatchInference(teacher).logits(demos.observation)
         logits[~demos.mask[:, SWAP], SWAP] = -np.inf
         ordered = np.sort(logits, axis=1)
-        weight *= np.tanh(ordered[:, 2] - ordered[:, 1])
+        weight = np.tanh(ordered[:, 2] - ordered[:, 1])
     weight[~knows(teacher, demos.observation)] = 0.0
     return weight / max(float(weight.mean()), 1e-12)
 

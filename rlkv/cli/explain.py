@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlkv.cli.output import AsJson, check_writable
+from rlkv.cli.output import AsJson, check_writable, check_writable_file, write_json
 from rlkv.cli.scenario_options import (
     Concurrent,
     ProfileName,
@@ -53,6 +53,12 @@ def explain_command(
     out: Annotated[
         Path | None, typer.Option(help="Write explain.json, explain.md and pictures here.")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the page to this file, its pictures beside it.")
+    ] = None,
+    record_file: Annotated[
+        Path | None, typer.Option("--record", help="Write the record to this JSON file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say where a policy departs from its rule, as tables, a picture and decision trees.
@@ -61,7 +67,7 @@ def explain_command(
     """
     from rlkv.cli.progress import progress_bars
     from rlkv.experiment import record_head
-    from rlkv.explain import explain, num_explain_steps
+    from rlkv.explain import NETWORK, explain, kind_of, num_explain_steps
     from rlkv.provenance import command, commit, machine
     from rlkv_agents.bundle import load_bundle
     from rlkv_agents.train import counter
@@ -73,6 +79,9 @@ def explain_command(
         raise InputError(f"--as-tree distils one bundle, got {len(bundles)}")
     asked = (scenario, profile, workload, trace, rate, concurrent, sessions)
     loaded = [(path, load_bundle(path)) for path in bundles]
+    for path, bundle in loaded:
+        if as_tree is not None and kind_of(bundle.policy) != NETWORK:
+            raise InputError(f"nothing to distil: it holds {kind_of(bundle.policy)}", path=path)
     built = [
         build_scenario(*asked)
         if any(option is not None for option in asked)
@@ -84,6 +93,9 @@ def explain_command(
     for folder in (out, as_tree):
         if folder is not None:
             check_writable(folder)
+    for file in (page, record_file):
+        if file is not None:
+            check_writable_file(file)
     found: list[dict[str, Any]] = []
     distilled: Distilled | None = None
     with progress_bars() as on_progress:
@@ -100,7 +112,11 @@ def explain_command(
     if as_tree is not None:
         _save_trees(as_tree, *loaded[0], built[0], distilled)
     if out is not None:
-        _write(out, record)
+        page, record_file = page or out / PAGE_NAME, record_file or out / RECORD_NAME
+    if page is not None:
+        _write_page(page, record)
+    if record_file is not None:
+        write_json(record, record_file)
     if as_json:
         typer.echo(json.dumps(record))
         return
@@ -157,7 +173,7 @@ def _save_trees(
 
     if distilled is None:
         raise InputError(
-            "nothing to distil: it is no network that departs from its rule", path=path
+            f"nothing to distil: on {scenario.name} it never departs from its rule", path=path
         )
     kept = {
         key: bundle.metadata[key]
@@ -178,19 +194,18 @@ def tree_metadata(scenario: Scenario, distilled: Distilled) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, record: dict[str, Any]) -> None:
-    from rlkv.explain_text import explanation_markdown
+def _write_page(page: Path, record: dict[str, Any]) -> None:
+    from rlkv.explain_text import explanation_markdown, overview_markdown
     from rlkv.report.departures_picture import departures_png
     from rlkv_envs.traces.whole_file import write_files
 
     files: dict[str, bytes] = {}
-    sections = []
-    for number, one in enumerate(record["explained"]):
-        name = "explain.png" if number == 0 else f"explain-{number + 1}.png"
+    parts = [overview_markdown(record)]
+    for number, one in enumerate(record["explained"], 1):
+        name = f"{page.stem}.png" if number == 1 else f"{page.stem}-{number}.png"
         png = departures_png(one["explanation"])
         if png is not None:
             files[name] = png
-        sections.append(explanation_markdown(one, name if png is not None else None))
-    files[PAGE_NAME] = "\n".join(["# What was learnt\n", *sections]).encode()
-    files[RECORD_NAME] = (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
-    write_files(out, files)
+        parts.append(explanation_markdown(one, name if png is not None else None))
+    files[page.name] = "\n".join(parts).encode()
+    write_files(page.parent, files)

@@ -91,6 +91,7 @@ def train_command(
     import torch
 
     from rlkv.cli.progress import progress_bars
+    from rlkv.cli.trained_trees import explain_training, why_no_trees
     from rlkv.report.write import write_report
     from rlkv_agents.train import TrainConfig, train
 
@@ -117,7 +118,7 @@ def train_command(
                 on_progress=on_progress,
                 on_checkpoint=note,
             )
-            result, explanation, metadata = _explain(
+            result, explanation, metadata = explain_training(
                 built, result, range(seeds), seed, as_tree, on_progress
             )
             record = _judge(built, result, range(seeds), on_progress)
@@ -134,17 +135,7 @@ def train_command(
         raise
     _print(record, out, as_json)
     if as_tree and record["explanation"]["saved"] != "trees":
-        typer.echo(_no_trees(record["explanation"]), err=True)
-
-
-def _no_trees(explanation: dict[str, Any]) -> str:
-    if "depth" not in explanation:
-        return "no trees: what was learnt never departs from its rule, the bundle holds the rule"
-    ratio = explanation["validation"][f"depth {explanation['depth']}"]["ratio"]
-    return (
-        f"no trees: on validation traces they take {ratio:.3f}x of the rule's latency, too much to"
-        " be sure; the bundle holds the network"
-    )
+        typer.echo(why_no_trees(record["explanation"]), err=True)
 
 
 def _stopped(checkpoint: Path, saved: int) -> str:
@@ -196,38 +187,6 @@ def tune_command(
         latency = f"{entry['validation_s'] * 1e3:.2f}"
         table.add_row(name, constants, latency, str(entry["num_candidates"]))
     Console().print(table)
-
-
-def _explain(
-    scenario: Scenario,
-    result: TrainResult,
-    seeds: range,
-    seed: int,
-    as_tree: bool,
-    on_progress: OnProgress,
-) -> tuple[TrainResult, dict[str, Any], dict[str, Any]]:
-    """What was learnt, in words; with ``as_tree`` the trees become the result.
-
-    Returns:
-        The result, its explanation, and what the bundle says of the trees in it.
-    """
-    from rlkv.cli.explain import tree_metadata
-    from rlkv.explain import explain, num_explain_steps
-    from rlkv_agents.train import counter
-
-    steps = num_explain_steps(result.policy, len(seeds), every_depth=False)
-    explanation, distilled = explain(
-        scenario,
-        result.policy,
-        seeds,
-        seed=seed,
-        every_depth=False,
-        on_step=counter(on_progress, "explain", steps),
-    )
-    if not as_tree or distilled is None or not distilled.is_safe:
-        return result, explanation | {"saved": explanation["kind"]}, {}
-    trees = replace(result, policy=distilled.policy)
-    return trees, explanation | {"saved": "trees"}, tree_metadata(scenario, distilled)
 
 
 def _judge(
@@ -322,13 +281,13 @@ def _print(record: dict[str, Any], out: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from rlkv.report.explanation import about_departures, about_trees
+    from rlkv.report.explanation import about_departures, about_trees, about_validation
     from rlkv.tables import policies_table
 
     console = Console()
     for part in (record, *record.get("also", [])):
         console.print(policies_table(part))
-    for sentence in (about_departures(record["explanation"]), about_trees(record["explanation"])):
-        if sentence:
+    for about in (about_departures, about_validation, about_trees):
+        if sentence := about(record["explanation"]):
             console.print(sentence, highlight=False)
     console.print(f"bundle, record and report: {out}")

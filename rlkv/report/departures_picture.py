@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlkv.report.explanation import about_departures, percent
-from rlkv.report.findings import digits
 from rlkv.report.palette import VERBS, add_axes, look, make_figure, to_png
 
 if TYPE_CHECKING:
@@ -32,11 +31,11 @@ def departures_png(explanation: Explanation) -> bytes | None:
 
 def departures_figure(explanation: Explanation) -> Figure | None:
     """A row for each that asks and departs, a column for each quantity, a bar for each bin."""
-    # What is all in one bin tells nothing.
+    # What is all in one bin tells nothing, nor does what the context tells on one machine.
     quantities = {
         name: quantity
         for name, quantity in explanation["departures"]["quantities"].items()
-        if len(quantity["edges"]) > 2
+        if len(quantity["edges"]) > 2 and name != "link"
     }
     asked = [
         who
@@ -83,16 +82,18 @@ def _bars(axes: Axes, bins: list[DeparturesBin]) -> None:
 def _ticks(quantity: QuantityDepartures, explanation: Explanation) -> list[str]:
     edges = quantity["edges"]
     if quantity["unit"] == "share of the pool":
-        return [f"{100 * edge:.2g}" for edge in edges]
+        return [_short(100.0 * edge) for edge in edges]
     if quantity["unit"] == "mean pauses":
-        return [digits(edge * explanation["mean_pause_s"]) for edge in edges]
-    if quantity["unit"] == "tokens":
-        return [f"{edge / 1000:.2g}" for edge in edges]
-    return [digits(edge) for edge in edges]
+        return [_short(edge * explanation["mean_pause_s"]) for edge in edges]
+    return [_short(edge / 1000.0) for edge in edges]
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 10.0 else f"{value:.1f}" if value >= 1.0 else f"{value:.1g}"
 
 
 def _title(quantity: QuantityDepartures) -> str:
-    units = {"share of the pool": "%", "mean pauses": "s", "tokens": "1000 tokens", "times": "x"}
+    units = {"share of the pool": "%", "mean pauses": "s", "tokens": "1000 tokens"}
     words = quantity["title"].split(" ")
     half = (len(words) + 1) // 2 if len(quantity["title"]) > 18 else len(words)
     lines = [" ".join(words[:half]), " ".join(words[half:])]

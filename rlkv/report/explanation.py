@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from rlkv.report.findings import digits, ms, times
-from rlkv.report.schema import Explanation, QuantityDepartures, TreeDescription
+from rlkv.report.findings import digits, ms
+from rlkv.report.schema import Explanation, QuantityDepartures, Ratio, TreeDescription
 from rlkv.report.sections import Rows
 
 VERB_NAMES = ("PRESERVE", "SWAP", "DISCARD")
+_WHO = {
+    "CALL": "When a call begins",
+    "NEW": "For a new session",
+    "RESUME": "For a returning session",
+    "DECODE": "For a decoding session",
+}
+_DONE = ("its KV is kept", "a copy goes to the host", "its KV comes first to be overwritten")
+_TAKEN = ("keeps its memory", "is copied out", "is dropped, to be recomputed")
 #: Departures rarer than this share of a requester's decisions are not worth a column.
 _RARE = 0.0005
 
@@ -33,17 +41,59 @@ def about_departures(explanation: Explanation) -> str:
     )
 
 
+def findings(explanation: Explanation) -> list[str]:
+    """What the policy does otherwise, a sentence for each direction that is not rare."""
+    found = []
+    for who, part in explanation["departures"]["requesters"].items():
+        for rule, verb, share in sorted(part["directions"], key=lambda d: -d[2]):
+            if share < 0.01:
+                continue
+            found.append(
+                f"{_WHO[who]}: {percent(share)} of its decisions are {VERB_NAMES[verb]} where the"
+                f" rule says {VERB_NAMES[rule]}: {_meaning(who, rule, verb)}"
+            )
+    return found
+
+
+def _meaning(who: str, rule: int, verb: int) -> str:
+    if who == "CALL":
+        return f"{_DONE[verb]} where under the rule {_DONE[rule]}"
+    if who == "NEW" and verb == 0:
+        return "it waits, where the rule would have taken a paused session's memory"
+    if who == "NEW" and rule == 0:
+        return f"it is admitted, and the candidate {_TAKEN[verb]}, where the rule lets it wait"
+    if verb == 0:
+        return "the candidate keeps its memory and the next one is asked"
+    return f"the candidate {_TAKEN[verb]}, where under the rule it {_TAKEN[rule]}"
+
+
 def about_trees(explanation: Explanation) -> str:
     """The latency of the trees against that of rule and network."""
-    latency = explanation.get("latency", {})
-    depth = explanation.get("depth")
-    name = "trees" if depth is None else f"trees, depth {depth}"
+    latency, name = explanation.get("latency", {}), chosen_trees(explanation)
     if name not in latency:
         return ""
-    text = f"{name}: {times(latency[name]['ratio_to_rule'])} of the rule"
-    if depth is None:
+    text = f"{name}: {ratio(latency[name]['ratio_to_rule'])} of the rule"
+    if "network" not in latency:
         return text
-    return f"{text}, {times(latency[name]['ratio_to_policy'])} of the network"
+    return f"{text}, {ratio(latency[name]['ratio_to_policy'])} of the network"
+
+
+def about_validation(explanation: Explanation) -> str:
+    """Network and trees against the rule on the traces that chose them."""
+    found, depth = explanation.get("validation"), explanation.get("depth")
+    if not found or depth is None:
+        return ""
+    trees = found[f"depth {depth}"]["ratio"]
+    return (
+        f"on validation traces the network takes {found['teacher']['ratio']:.3f}x of the rule's"
+        f" latency, trees of depth {depth} {trees:.3f}x; saved: {explanation.get('saved', '-')}"
+    )
+
+
+def chosen_trees(explanation: Explanation) -> str:
+    """The name of the trees among the latencies, of the depth that was chosen."""
+    depth = explanation.get("depth")
+    return "trees" if depth is None else f"trees, depth {depth}"
 
 
 def requester_rows(explanation: Explanation) -> Rows:
@@ -105,8 +155,8 @@ def latency_rows(explanation: Explanation) -> Rows:
                 [
                     name + mark,
                     f"{ms(part['mean_s'])} [{ms(low)}, {ms(high)}]",
-                    times(part["ratio_to_rule"]),
-                    times(part["ratio_to_policy"]),
+                    ratio(part["ratio_to_rule"]),
+                    ratio(part["ratio_to_policy"]),
                 ],
             )
         )
@@ -141,6 +191,13 @@ def bin_labels(explanation: Explanation, quantity: QuantityDepartures) -> list[s
         else:
             labels.append(f"{digits(low)} to {digits(high)} {quantity['unit']}")
     return labels
+
+
+def ratio(found: Ratio) -> str:
+    """A ratio with its interval, a thousandth apart: 0.994x [0.992, 0.996]."""
+    low, high = found.get("ci95", (found["ratio"], found["ratio"]))
+    interval = f" [{low:.3f}, {high:.3f}]" if low < high else ""
+    return f"{found['ratio']:.3f}x{interval}"
 
 
 def percent(share: float) -> str:

@@ -43,7 +43,11 @@ def _fold(factor: float) -> Say:
 
 
 def _sessions(scale: float) -> Say:
-    return lambda value, _: _count(math.floor(math.expm1(scale * value)))
+    return lambda value, _: _whole(math.expm1(scale * value))
+
+
+def _whole(value: float) -> str:
+    return _count(math.floor(value) if math.isfinite(value) else value)
 
 
 def _count(value: float) -> str:
@@ -88,7 +92,7 @@ _WORDS: dict[str, tuple[str, Say]] = {
     "recompute_pauses": ("the time to recompute it", _pauses),
     "remaining_recompute": ("its expected remaining pause over recomputing it", _fold(10.0)),
     "idleness": ("the share of its life spent in tools", _percent),
-    "rank": ("candidates asked before it", lambda v, _: _count(math.floor(4.0 * odds(v)))),
+    "rank": ("candidates asked before it", lambda v, _: _whole(4.0 * odds(v))),
 }  # fmt: skip
 #: Features that are 0 or 1: what is so at 0.
 _UNLESS = {

@@ -10,6 +10,7 @@ from importlib import resources
 from rlkv.report.explanation import (
     about_departures,
     binned_quantities,
+    findings,
     latency_rows,
     quantity_rows,
     requester_rows,
@@ -144,6 +145,8 @@ def _explanation(record: Record) -> Iterable[str]:
         return
     yield "<h3>What was learnt</h3>"
     yield f'<p class="finding">{escape(about_departures(explanation))}.</p>'
+    sentences = "".join(f"<li>{escape(sentence)}.</li>" for sentence in findings(explanation))
+    yield f"<ul>{sentences}</ul>" if sentences else ""
     yield _table(requester_rows(explanation))
     tables = [
         _table(quantity_rows(explanation, name))
