@@ -10,16 +10,20 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.evaluate import evaluate, means, paired_ratio
+from rlkv_agents.jobs import Job
 from rlkv_agents.pause_statistics import pause_statistics
 from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.result_cache import ResultFolder, digest
 from rlkv_agents.rules import Rule
-from rlkv_agents.tune import NUM_FINALISTS, ValidationRuns, choose, validation_traces
+from rlkv_agents.suite import PARTS, scenario_digest, through_cache
+from rlkv_agents.tune import ValidationRuns, choose, num_choice_runs, validation_traces
 from rlkv_engine.estimates import HORIZON_PAUSES, PauseTable, mean_residual_s
 from rlkv_engine.trace import Trace
 from rlkv_envs.predicted_pauses import whole_sessions
@@ -120,10 +124,32 @@ def compare_estimates(
     return compared
 
 
+def compare_all(
+    scenarios: Sequence[Scenario],
+    num_seeds: int,
+    folder: Path,
+    num_workers: int,
+    on_done: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """``compare_estimates`` of every scenario; what ``folder`` holds already is not run again."""
+    wanted: dict[tuple[str, ...], tuple[str, Job]] = {}
+    for scenario in scenarios:
+        inputs = digest(
+            scenario_digest(scenario, "test"),
+            scenario_digest(scenario, "validation"),
+            scenario.predicted_table.residual_s,
+            {name: list(values) for name, values in GRID.items()},
+            [*ESTIMATES, NUM_TRUE_CLASSES, num_seeds],
+        )
+        job = Job(partial(compare_estimates, scenario, num_seeds), num_comparison_runs(num_seeds))
+        wanted[scenario.name, f"{scenario.rate_per_s:g}"] = inputs, job
+    found = through_cache(wanted, ResultFolder(folder / PARTS), num_workers, on_done)
+    return [found[scenario.name, f"{scenario.rate_per_s:g}"] for scenario in scenarios]
+
+
 def num_comparison_runs(num_seeds: int = 16) -> int:
     """How often ``compare_estimates`` calls ``on_run``."""
-    num_candidates = len(_candidates())
-    return len(ESTIMATES) * (num_candidates + min(num_candidates, NUM_FINALISTS) + num_seeds)
+    return len(ESTIMATES) * (num_choice_runs(len(_candidates())) + num_seeds)
 
 
 def held_out_statistics(workload: Workload, usual: PauseTable, predicted: PauseTable) -> Any:

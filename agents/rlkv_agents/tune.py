@@ -141,5 +141,9 @@ def _screenings(num_candidates: int) -> list[tuple[int, int]]:
 
 def num_tuning_runs(name: str) -> int:
     """How often ``tune`` calls ``on_run``."""
-    num_candidates = len(grid_of(name))
+    return num_choice_runs(len(grid_of(name)))
+
+
+def num_choice_runs(num_candidates: int) -> int:
+    """How often ``choose`` calls ``on_score``."""
     return num_candidates + sum(num_kept for num_kept, _ in _screenings(num_candidates))

@@ -2,7 +2,7 @@
 
 Boosted trees (scikit-learn) learn the log pause and the pause within the horizon; one small tree
 learns to say what they say, and its leaves are the classes. How many there are is chosen on
-sessions that were held back; where none does better than the tool alone, the tool it is.
+sessions that were held back; where none is surely better than the tool alone, the tool it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from rlkv_engine.estimates import (
     GRID_S,
     HORIZON_PAUSES,
-    MIN_CALLS,
     PauseTable,
     fit_pause_table,
     mean_residual_s,
@@ -83,14 +82,16 @@ def fit_predicted_table(trace: Trace, usual: PauseTable, *, seed: int = 0) -> Pa
         rng = np.random.default_rng(seed)
         called = np.sort(rng.choice(called, MAX_PAUSES, replace=False))
     samples = _Samples(trace, called, usual.mean_pause_s)
-    errors = np.zeros(1 + len(NUM_CLASSES))
+    gain = np.zeros((len(NUM_CLASSES), len(called)))
     for fold in range(NUM_FOLDS):
-        errors += _held_out_errors(samples, samples.fold == fold, seed)
-    best = int(np.argmin(errors))
-    if best == 0:
+        held_out = samples.fold == fold
+        gain[:, held_out] = _held_out_gains(samples, held_out, seed)
+    best = int(np.argmax(gain.mean(axis=1)))
+    # A gain within its own uncertainty is none.
+    if gain[best].mean() <= 2.0 * gain[best].std() / np.sqrt(len(called)):
         return usual
     every = np.ones(len(called), np.bool_)
-    (tree,) = samples.fit_trees(every, [NUM_CLASSES[best - 1]], seed)
+    (tree,) = samples.fit_trees(every, [NUM_CLASSES[best]], seed)
     classes = tree.apply(samples.features)
     leaves = np.unique(classes)
     of_class = np.searchsorted(leaves, classes)
@@ -104,9 +105,9 @@ def fit_predicted_table(trace: Trace, usual: PauseTable, *, seed: int = 0) -> Pa
             "num_pauses": len(called),
             "mean_pause_s": usual.mean_pause_s,
             "seed": seed,
-            "held_out_error_over_by_tool": {
-                str(num): float(error / errors[0])
-                for num, error in zip(NUM_CLASSES, errors[1:], strict=True)
+            "log_likelihood_over_by_tool": {
+                str(num): float(mean)
+                for num, mean in zip(NUM_CLASSES, gain.mean(axis=1), strict=True)
             },
         },
     )
@@ -165,45 +166,53 @@ class _Samples:
         ]
 
 
-def _held_out_errors(
+def _held_out_gains(
     samples: _Samples, held_out: NDArray[np.bool_], seed: int
 ) -> NDArray[np.float64]:
-    # Squared error of the expected remainder over all moments of the held-out pauses: by tool, then
-    # with each number of classes.
+    # Log-likelihood of each held-out pause with each number of classes, less that by tool:
+    # [len(NUM_CLASSES), num_pauses].
     known = ~held_out
-    usual = np.stack([_tool_row(samples, tool, known) for tool in range(samples.num_tools)])
-    errors = [_error(samples, held_out, usual[samples.tool[held_out]])]
-    for tree in samples.fit_trees(known, NUM_CLASSES, seed):
-        of_class = tree.apply(samples.features)
-        leaves = np.unique(of_class[known])
-        rows = [_class_row(samples, known & (of_class == leaf), known)[0] for leaf in leaves]
-        said_s = np.stack(rows)[np.searchsorted(leaves, of_class[held_out])]
-        errors.append(_error(samples, held_out, said_s))
-    return np.array(errors)
+    by_tool = _log_likelihood(samples, known, samples.tool)
+    gains = [
+        _log_likelihood(samples, known, tree.apply(samples.features)) - by_tool
+        for tree in samples.fit_trees(known, NUM_CLASSES, seed)
+    ]
+    return np.stack(gains)
 
 
-def _error(samples: _Samples, held_out: NDArray[np.bool_], said_s: NDArray[np.float64]) -> float:
-    left_s = samples.pause_s[held_out, np.newaxis] - GRID_S
-    error = (np.minimum(left_s, samples.horizon_s) - said_s) ** 2
-    return float(np.where(left_s > 0, error, 0.0)[:, :-1] @ np.diff(GRID_S) @ np.ones(len(error)))
+def _log_likelihood(
+    samples: _Samples, known: NDArray[np.bool_], label: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    # Of the pauses that are not known: each falls into one of the intervals between grid points,
+    # as the known ones of its label do.
+    bin_of = np.searchsorted(GRID_S, samples.pause_s)
+    out = np.zeros(len(known))
+    for each in np.unique(label):
+        own = label == each
+        weight = _weight(samples, known & own, known)
+        share = np.bincount(bin_of, weight, len(GRID_S) + 1) + 1e-3
+        out[own] = np.log(share / share.sum())[bin_of[own]]
+    return out[~known]
 
 
-def _tool_row(samples: _Samples, tool: int, known: NDArray[np.bool_]) -> NDArray[np.float64]:
-    own_s = samples.pause_s[known & (samples.tool == tool)]
-    own_s = own_s if len(own_s) >= MIN_CALLS else samples.pause_s[known]
-    return mean_residual_s(np.sort(own_s), samples.horizon_s)
+def _weight(
+    samples: _Samples, chosen: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    # How much each known pause counts in a class of the chosen ones: these, and SHRINKAGE more,
+    # nine tenths of them like those of the tools it holds, the others like any.
+    num = samples.num_tools
+    shares = np.bincount(samples.tool[chosen], minlength=num) / max(int(chosen.sum()), 1)
+    of_tool = np.maximum(np.bincount(samples.tool[known], minlength=num), 1)
+    like = (0.9 * shares / of_tool)[samples.tool] + 0.1 / known.sum()
+    weight: NDArray[np.float64] = (chosen + SHRINKAGE * like) * known
+    return weight
 
 
 def _class_row(
     samples: _Samples, chosen: NDArray[np.bool_], known: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
-    # Residual life, mean and quantiles of a class, as if it had SHRINKAGE more pauses: nine tenths
-    # like those of the tools it holds, the others like any.
-    num = samples.num_tools
-    shares = np.bincount(samples.tool[chosen], minlength=num) / chosen.sum()
-    of_tool = np.maximum(np.bincount(samples.tool[known], minlength=num), 1)
-    like = (0.9 * shares / of_tool)[samples.tool] + 0.1 / known.sum()
-    weight = chosen + SHRINKAGE * like * known
+    # Residual life, mean and quantiles of a class.
+    weight = _weight(samples, chosen, known)
     order = np.argsort(samples.pause_s, kind="stable")
     ascending_s, weight = samples.pause_s[order], weight[order]
     level = np.cumsum(weight) / weight.sum()

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rlkv_envs.scenario import Scenario
 
 
+#: What ``pauses compare`` found.
+RECORD_NAME = "pauses.json"
+
+
 def register(app: typer.Typer) -> None:
     """Adds ``pauses fit`` and ``pauses compare``."""
     pauses = typer.Typer(
@@ -69,6 +73,10 @@ def fit(
 
 
 def compare(
+    out: Annotated[
+        Path,
+        typer.Option(help=f"Folder of {RECORD_NAME} and its parts; finished parts in it are kept."),
+    ],
     scenarios: Annotated[
         str, typer.Option("--scenarios", help="trained, unseen, all, or names with commas between.")
     ] = "all",
@@ -79,37 +87,23 @@ def compare(
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes; without it one for each core.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the record to this JSON file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the tuned house rule by tool, by predicted class, by true class and by the truth."""
+    """The tuned house rule by tool, by predicted class, by the truth; interrupted, it goes on."""
     check_seeds(seeds)
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be 1 or more, got {workers}")
     settings = _settings(scenarios, _factors(loads))
-    if out is not None:
-        check_writable_file(out)
+    check_writable(out)
     from rlkv.cli.progress import progress_bars
     from rlkv.provenance import command, commit, machine
-    from rlkv_agents.jobs import Job, run_jobs
-    from rlkv_agents.pause_comparison import (
-        compare_estimates,
-        held_out_statistics,
-        num_comparison_runs,
-    )
+    from rlkv_agents.pause_comparison import compare_all, held_out_statistics
 
     origin = {"commit": commit(), "command": command(), "machine": machine()}
-    cost = num_comparison_runs(seeds)
-    jobs = [Job(partial(compare_estimates, each, seeds), cost) for each, _ in settings]
-    rows: dict[int, dict[str, Any]] = {}
+    num_workers = workers or len(os.sched_getaffinity(0))
     with progress_bars() as on_progress:
-
-        def keep(i: int, result: dict[str, Any]) -> None:
-            rows[i] = result
-            on_progress("eval", cost * len(rows), cost * len(jobs))
-
-        on_progress("eval", 0, cost * len(jobs))
-        run_jobs(jobs, workers or len(os.sched_getaffinity(0)), keep)
+        on_done = partial(on_progress, "eval")
+        rows = compare_all([each for each, _ in settings], seeds, out, num_workers, on_done)
     workloads = {each.workload.name: each for each, _ in settings}
     record: dict[str, Any] = {
         "latency": [
@@ -125,8 +119,7 @@ def compare(
         },
         **origin,
     }  # fmt: skip
-    if out is not None:
-        write_json(record, out)
+    write_json(record, out / RECORD_NAME)
     if as_json:
         typer.echo(json.dumps(record))
         return
