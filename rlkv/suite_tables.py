@@ -177,12 +177,12 @@ def sustained_grid(record: Mapping[str, Any]) -> Grid:
 
 def sustained_tables(record: Mapping[str, Any], width: int) -> list[Table]:
     """The grid of ``suite knees --policies`` for a terminal of this width."""
-    return _fitted(sustained_grid(record), width)
+    return fitted(sustained_grid(record), width)
 
 
 def sustained_markdown(record: Mapping[str, Any]) -> str:
     """The same, as Markdown."""
-    return _markdown(sustained_grid(record))
+    return markdown(sustained_grid(record))
 
 
 def _names(suite: Mapping[str, Any]) -> list[str]:
