@@ -10,12 +10,16 @@ from typing import Annotated
 import typer
 
 from rlkv.cli.output import AsJson, check_writable
+from rlkv.cli.suite_options import Scenarios
+from rlkv_agents.shipped import UNIVERSAL
+from rlkv_engine.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
-    """Adds ``bundle build``."""
+    """Adds ``bundle build`` and ``bundle calibrate``."""
     group = typer.Typer(no_args_is_help=True, help="One policy for many machines.")
     group.command("build")(build_command)
+    group.command("calibrate")(calibrate_command)
     app.add_typer(group, name="bundle")
 
 
@@ -109,3 +113,83 @@ def build_command(
         "validation latency over that of the rule tuned for the machine, geometric mean over"
         f" traces; bundle: {out / 'bundle'}"
     )
+
+
+def calibrate_command(
+    bundle: Annotated[
+        Path, typer.Option(help="A trained bundle, or `universal`, the one that comes with rlkv.")
+    ] = Path(UNIVERSAL),
+    out: Annotated[
+        Path | None, typer.Option(help="Write calibration.json and calibration.png here.")
+    ] = None,
+    scenarios: Scenarios = "all",
+    seed: Annotated[int, typer.Option(help="Of the decisions that are tried.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Try departures from the rule against it, by how sure the policy is (some minutes)."""
+    from rlkv.cli.progress import progress_bars
+    from rlkv.provenance import command, commit, machine
+    from rlkv.report.reliability_picture import reliability_png
+    from rlkv_agents.bundle import load_bundle
+    from rlkv_agents.reliability import departures, reliability
+    from rlkv_agents.suite import suite_names
+    from rlkv_agents.train import counter
+    from rlkv_envs.scenario import PRESETS, load_scenario
+    from rlkv_envs.traces.whole_file import write_files
+
+    policy = load_bundle(bundle).policy
+    if policy.weights is None:
+        raise InputError("no network in it: only a network says how sure it is", path=bundle)
+    names = suite_names(scenarios)
+    if out is not None:
+        check_writable(out)
+    found = {}
+    with progress_bars() as on_progress:
+        count = counter(on_progress, "calibrate", len(names))
+        for name in names:
+            found[name] = departures(load_scenario(name), policy, seed)
+            count()
+    suites = dict.fromkeys(str(PRESETS[name].suite) for name in names)
+    groups = {
+        suite: reliability([each for name, each in found.items() if PRESETS[name].suite == suite])
+        for suite in suites
+    }
+    record = {
+        "bundle": policy.name,
+        "min_confidence": policy.min_confidence,
+        "groups": groups,
+        "scenarios": {
+            name: {
+                "decisions": each.num_decisions,
+                "departures": len(each.advantage),
+                "advantage": float(each.advantage.mean()) if len(each.advantage) else 0.0,
+            }
+            for name, each in found.items()
+        },
+        "commit": commit(),
+        "command": command(),
+        "machine": machine(),
+    }
+    if out is not None:
+        files = {
+            "calibration.json": (json.dumps(record, indent=1) + "\n").encode(),
+            "calibration.png": reliability_png(groups, policy.min_confidence),
+        }
+        write_files(out, files)
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("machines", "confidence", "departures", "better", "worse", "saved", box=None)
+    for suite, rows in groups.items():
+        for row in rows:
+            low, high = (f"{100.0 * value:.2f}" for value in row["ci95"])
+            table.add_row(
+                suite, f"{row['low']:g} to {row['high']:g}", str(row["num"]),
+                f"{row['better']:.0%}", f"{row['worse']:.0%}",
+                f"{100.0 * row['advantage']:.2f} % [{low}, {high}]",
+            )  # fmt: skip
+    Console().print(table)
+    Console().print(f"below {policy.min_confidence:g} the rule answers")
