@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS      := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check bench clean
+.PHONY: help train test check bench bundle clean
 
 help: ## say what each verb does
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  make \1 - \2/'
@@ -29,6 +29,10 @@ check: $(READY) ## check format, lint and types
 
 bench: $(READY) ## run every benchmark
 	$(VENV)/bin/rlkv bench all
+
+bundle: $(READY) ## build the universal bundle again, from seed 0
+	$(VENV)/bin/rlkv bundle build --out runs/universal
+	cp runs/universal/bundle/* agents/rlkv_agents/universal_bundle/
 
 clean: ## remove caches and build output; keeps runs/ and .venv (minutes to install again)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,7 +78,7 @@ def reliability(found: Sequence[Departures]) -> list[dict[str, Any]]:
     confidence = np.concatenate([each.confidence for each in found])
     advantage = np.concatenate([each.advantage for each in found])
     rows = []
-    for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
+    for low, high in itertools.pairwise(EDGES):
         within = advantage[(confidence > low) & (confidence <= high)]
         if len(within):
             rows.append(
