@@ -77,7 +77,7 @@ def overview_markdown(record: Mapping[str, Any]) -> str:
         "Where a trained policy answers otherwise than the tuned rule it started at, and the"
         " decision trees that say the same in words. Decisions are those of four validation"
         f" traces; latencies are mean normalized latency on {num} paired held-out traces, with 95 %"
-        " intervals. Trees are distilled by DAgger (three passes, decisions weighted by the margin"
+        " intervals. Trees are distilled by DAgger (four passes, decisions weighted by the margin"
         " of the network), their depth chosen on 16 validation traces.",
         f"Made by `{record['command']}` at commit {record['commit']}.",
         _markdown(Rows(head, body)),

@@ -36,7 +36,7 @@ class DistilSettings:
 
     depths: tuple[int, ...] = (2, 3, 4)
     #: The first pass watches the teacher on its own path, the others the student on its own.
-    num_passes: int = 3
+    num_passes: int = 4
     traces_per_pass: int = 3
     num_per_trace: int = 4000
 
