@@ -63,7 +63,8 @@ def _meaning(who: str, rule: int, verb: int) -> str:
     if who == "NEW" and rule == 0:
         return f"it is admitted, and the candidate {_TAKEN[verb]}, where the rule lets it wait"
     if verb == 0:
-        return "the candidate keeps its memory and the next one is asked"
+        # docs/scheduler.md, section 4.
+        return "the next candidate is asked; if all are kept, the rule takes, without its slack"
     return f"the candidate {_TAKEN[verb]}, where under the rule it {_TAKEN[rule]}"
 
 
