@@ -20,7 +20,7 @@ from rlkv_engine.profile import Profile
 
 #: Constants that the candidates differ in, and their values: a coarser grid than that of tuning.
 GRID: Mapping[str, Sequence[float]] = {
-    "slack_ratio": (0.0, 0.003),
+    "slack_ratio": (0.0, 0.003, 0.012),
     "guard_pauses": (0.0, 0.5, 1.0, 2.0),
     "swap_ratio": (0.0, 8.0),
     "write_through": (0.0, 1.0),

@@ -67,6 +67,14 @@ def learn_specialist(
     return {"score": best_score, "form": best_form, "curves": curves}
 
 
+def carried(policy: AgentPolicy, advised: AgentPolicy) -> AgentPolicy:
+    """A specialist on another machine: with the rule that is advised there, and wherever it is.
+
+    What it was trained on says nothing here; that it is chosen on validation traces does.
+    """
+    return replace(policy, rule=advised.rule, trained_range=None)
+
+
 def choose_teacher(
     machine: Scenario,
     advised: AgentPolicy,
@@ -75,15 +83,14 @@ def choose_teacher(
 ) -> dict[str, Any]:
     """The policy with the best validation score against the advised rule.
 
-    A specialist runs with the rule it was trained with where it is this machine's own, else with
-    the advised one. Returns its name (``ADVISED``, ``TUNED`` or the specialist's machine), and the
+    Returns its name (``ADVISED``, ``TUNED`` or the specialist's machine), and the
     ratio to the tuned rule of everybody that was tried.
     """
     traces = validation_traces(machine, NUM_TRACES)
     known = {ADVISED: advised, TUNED: AgentPolicy(TUNED, make_rule("house", tuned))}
     for name, folder in specialists:
         policy = load_bundle(folder).policy
-        known[name] = policy if name == machine.name else replace(policy, rule=advised.rule)
+        known[name] = policy if name == machine.name else carried(policy, advised)
     latency = {name: validation_latency_s(machine, each, traces) for name, each in known.items()}
     scores = {name: caution_score(each, latency[ADVISED]) for name, each in latency.items()}
     chosen = min(scores, key=lambda name: scores[name])

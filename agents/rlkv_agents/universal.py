@@ -26,7 +26,14 @@ from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFolder, digest
 from rlkv_agents.rules import House, make_rule
 from rlkv_agents.shipped import UNIVERSAL
-from rlkv_agents.specialists import ADVISED, TUNED, Training, choose_teacher, learn_specialist
+from rlkv_agents.specialists import (
+    ADVISED,
+    TUNED,
+    Training,
+    carried,
+    choose_teacher,
+    learn_specialist,
+)
 from rlkv_agents.suite import TRAINED, Setting, scenario_digest, through_cache, tune_settings
 from rlkv_agents.train import OnProgress, counter
 from rlkv_engine.errors import InputError
@@ -43,9 +50,9 @@ class UniversalConfig:
     seed: int = 0
     num_random: int = 24  #: random machines beside the suite's
     num_held_out: int = 9  #: random machines that only decide how sure the policy must be
-    clip_rounds: int = 20  #: of each specialist on the suite's machines, clipped surrogate
-    kl_rounds: int = 12  #: the same, penalized surrogate
-    random_rounds: int = 12  #: of each specialist on a random machine, clipped surrogate
+    clip_rounds: int = 24  #: of each specialist on the suite's machines, clipped surrogate
+    kl_rounds: int = 8  #: the same, penalized surrogate
+    random_rounds: int = 0  #: of a specialist on each random machine, clipped surrogate
     settings: CloneSettings = field(default_factory=CloneSettings)
 
     def __post_init__(self) -> None:
@@ -170,7 +177,7 @@ def _teacher(
     if name == TUNED:
         return AgentPolicy(TUNED, make_rule(House.name, tuned[machine.name, House.name]))
     policy = load_bundle(folder / SPECIALISTS / name).policy
-    return policy if name == machine.name else replace(policy, rule=start.on(machine).rule)
+    return policy if name == machine.name else carried(policy, start.on(machine))
 
 
 def _identity(machine: Scenario, advice: Advice | None, training: Training) -> str:

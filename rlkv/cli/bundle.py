@@ -34,7 +34,10 @@ def build_command(
     ] = 9,
     rounds: Annotated[
         int, typer.Option(help="Rounds of learning of each specialist on the suite's machines.")
-    ] = 20,
+    ] = 24,
+    random_rounds: Annotated[
+        int, typer.Option(help="Rounds of a specialist on each random machine; 0: none.")
+    ] = 0,
     workers: Annotated[
         int | None, typer.Option(help="Processes; without it one for each core.")
     ] = None,
@@ -59,8 +62,8 @@ def build_command(
         num_random=random,
         num_held_out=held_out,
         clip_rounds=rounds,
-        kl_rounds=rounds * 3 // 5,
-        random_rounds=rounds * 3 // 5,
+        kl_rounds=rounds // 3,
+        random_rounds=random_rounds,
     )
     num_workers = check_workers(workers)
     check_writable(out)
@@ -72,6 +75,7 @@ def build_command(
         "num_random": random,
         "num_held_out": held_out,
         "rounds": rounds,
+        "random_rounds": random_rounds,
         "machines": {
             machine.name: {
                 "profile": machine.profile.name,

@@ -30,15 +30,15 @@ def test_it_is_better_than_the_plain_rule_where_verbs_matter(name: str) -> None:
     scenario = load_scenario(name)
     policies = (load_bundle(UNIVERSAL).policy, AgentPolicy("house", House()))
     ours, rule = (
-        np.array([run_policy(scenario, p, scenario.trace(s, "test")).mean_latency_s for s in (0, 1)])
+        np.array(
+            [run_policy(scenario, p, scenario.trace(s, "test")).mean_latency_s for s in (0, 1)]
+        )
         for p in policies
     )
     assert (ours < rule).all()
 
 
-def test_a_folder_of_that_name_goes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert bundle_folder(UNIVERSAL) != Path(UNIVERSAL)
     (tmp_path / UNIVERSAL).mkdir()
