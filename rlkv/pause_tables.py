@@ -43,7 +43,9 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table("scenario", "load", box=SIMPLE, title="tuned house rule, pauses known by")
+    table = Table(box=SIMPLE, title="tuned house rule, pauses known by", padding=(0, 1, 0, 0))
+    table.add_column("scenario", overflow="fold")
+    table.add_column("load", justify="right")
     reference, *others = rows[0]["by"]
     table.add_column(f"{reference}, ms/token", justify="right")
     for estimate in others:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,11 +27,14 @@ from rlkv_envs.predicted_pauses import (
     whole_sessions,
 )
 from rlkv_envs.scenario import load_scenario
+from rlkv_envs.traces import read_trace
 from rlkv_envs.workloads import TraceWorkload, make_workload
+from tests.engine.test_pause_predictor import live_classes
 from tests.envs.paused_sessions import paused_sessions
 from tests.envs.small_machine import small_profile, small_settings
 from tests.envs.test_future import NUM_MOMENTS, count_changes
 
+RECORDINGS = Path(__file__).parents[3] / "shared" / "data" / "weka_cc_traces" / "raw_sample"
 TRACE = paused_sessions(600)
 BY_TOOL = fit_pause_table(TRACE)
 TABLE = fit_predicted_table(TRACE, BY_TOOL)
@@ -173,3 +177,18 @@ def test_changing_the_future_changes_no_observation_by_class(seed: int) -> None:
     early, late = count_changes(replace(settings, table=table), seed)
     assert early == 0
     assert late == NUM_MOMENTS  # or else the changes were none
+
+
+@pytest.mark.skipif(not RECORDINGS.exists(), reason="the recordings are not here")
+def test_recorded_sessions_are_told_the_same_live() -> None:
+    table = load_scenario("coding").predicted_table
+    predictor = predictor_of(table)
+    met: set[int] = set()
+    for path in sorted(RECORDINGS.glob("*.json")):
+        trace = read_trace(path)
+        rows = predictor.turn_rows(trace)
+        met |= set(rows.tolist())
+        for session in range(trace.num_sessions):
+            first, end = trace.first_turn[session : session + 2]
+            assert live_classes(predictor, trace, session) == rows[first : end - 1].tolist()
+    assert len(met) > 5  # more than a row for each kind of pause, and the last turn
