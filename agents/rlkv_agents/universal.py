@@ -48,7 +48,7 @@ class UniversalConfig:
     """How a universal policy is built; two builds with the same config give the same bundle."""
 
     seed: int = 0
-    num_random: int = 24  #: random machines beside the suite's
+    num_random: int = 18  #: random machines beside the suite's
     num_held_out: int = 9  #: random machines that only decide how sure the policy must be
     clip_rounds: int = 24  #: of each specialist on the suite's machines, clipped surrogate
     kl_rounds: int = 8  #: the same, penalized surrogate
