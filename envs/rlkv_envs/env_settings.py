@@ -72,15 +72,15 @@ def house_rule(mean_pause_s: float) -> NDArray[np.float64]:
     """The default reference rule, shape ``[RULE_SIZE]``: the house rule with plain constants.
 
     Copies go out while the link is idle; victims by expected remaining pause; swapped for a new
-    session, and for a returning or growing one where the link is faster than recomputing. A new
-    session may not take from one expected back within two mean pauses.
+    session, and for a returning or growing one where copying takes less than eight times as long as
+    recomputing. A new session may not take from one expected back within two mean pauses.
     """
     rule = np.zeros(R.RULE_SIZE)
     rule[R.ORDER] = R.ORDER_REMAINING
     rule[R.ESTIMATE] = BY_TOOL
     rule[[R.CALL_VERB, R.NEW_VERB]] = SWAP
     rule[[R.RESUME_VERB, R.GROW_VERB]] = R.AUTO
-    rule[R.SWAP_RATIO] = 1.0
+    rule[R.SWAP_RATIO] = 8.0
     rule[R.GUARD_S] = 2.0 * mean_pause_s
     rule[R.SLACK_RATIO] = 0.003
     return rule
