@@ -7,15 +7,12 @@ interrupted goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlkv_agents.abstention import Abstention, choose_confidence
-from rlkv_agents.advice import Advice
 from rlkv_agents.advice_runs import known_machines
 from rlkv_agents.bundle import load_bundle
 from rlkv_agents.cloning import CloneSettings, clone
@@ -131,7 +128,7 @@ def _learn_specialists(
         place = folder / SPECIALISTS / machine.name
         work = partial(learn_specialist, machine, start.on(machine), how, place)
         cost = how.clip_rounds + how.kl_rounds
-        wanted[machine.name,] = (_identity(machine, start.advice, how), Job(work, cost))
+        wanted[machine.name,] = (_identity(machine, start, how), Job(work, cost))
     cache = ResultFolder(folder / SPECIALISTS)
     through_cache(wanted, cache, num_workers, partial(on_progress, "specialists"))
 
@@ -156,7 +153,7 @@ def _choose_teachers(
         ]
         constants = tuned[machine.name, House.name]
         work = partial(choose_teacher, machine, start.on(machine), constants, known)
-        inputs = [_identity(machine, start.advice, training[machine.name]), constants]
+        inputs = [_identity(machine, start, training[machine.name]), constants]
         inputs += [_bundle_sha256(place) for _, place in known]
         wanted[machine.name,] = (digest(*inputs), Job(work, 1 + len(known)))
     cache = ResultFolder(folder / TEACHERS)
@@ -180,10 +177,10 @@ def _teacher(
     return policy if name == machine.name else carried(policy, start.on(machine))
 
 
-def _identity(machine: Scenario, advice: Advice | None, training: Training) -> str:
-    assert advice is not None
+def _identity(machine: Scenario, start: AgentPolicy, training: Training) -> str:
+    # Of all the advice only what it says here.
     how = [training.clip_rounds, training.kl_rounds, training.seed]
-    return digest(scenario_digest(machine, "validation"), np.asarray(advice.regret), how)
+    return digest(scenario_digest(machine, "validation"), asdict(start.on(machine).rule), how)
 
 
 def _bundle_sha256(place: Path) -> str:
