@@ -69,13 +69,22 @@ class Advice:
     machines: NDArray[np.float64]  #: [num_machines, len(DESCRIPTION)], see ``describe``
     #: Log of a candidate's latency over that of the machine's best, [num_machines, num_candidates].
     regret: NDArray[np.float64]
+    #: 1 where the machine's best policy leaves the rule, 0 where it is a rule, [num_machines].
+    departs: NDArray[np.float64]
 
     def rule_for(self, profile: Profile, table: PauseTable) -> House:
         """The rule with the least expected regret on a machine."""
+        return candidates()[int(np.argmin(self._weight(profile, table) @ self.regret))]
+
+    def may_depart(self, profile: Profile, table: PauseTable) -> bool:
+        """Is leaving the rule right on most of the machines that are like this one?"""
+        weight = self._weight(profile, table)
+        return float(weight @ self.departs) >= 0.5 * float(weight.sum())
+
+    def _weight(self, profile: Profile, table: PauseTable) -> NDArray[np.float64]:
         squares = ((self.machines - describe(profile, table)) ** 2).sum(axis=1)
         # Far from all of them the nearest still counts: only differences of distances matter.
-        weight = np.exp(-(squares - squares.min()) / (2.0 * BANDWIDTH**2))
-        return candidates()[int(np.argmin(weight @ self.regret))]
+        return np.asarray(np.exp(-(squares - squares.min()) / (2.0 * BANDWIDTH**2)))
 
     def distance(self, profile: Profile, table: PauseTable) -> float:
         """Octaves to the nearest machine known."""
@@ -84,4 +93,4 @@ class Advice:
     def without(self, machine: int) -> Advice:
         """What would be known without one of the machines: what its advice is worth elsewhere."""
         kept = np.arange(len(self.machines)) != machine
-        return Advice(self.machines[kept], self.regret[kept])
+        return Advice(self.machines[kept], self.regret[kept], self.departs[kept])

@@ -42,6 +42,7 @@ def known_machines(
     return Advice(
         np.stack([describe(machine.profile, machine.table) for machine in machines]),
         regret - regret.min(axis=1, keepdims=True),
+        np.zeros(len(machines)),  # nothing has been learnt yet
     )
 
 

@@ -3,7 +3,7 @@
 Readable without torch, never a pickle. ``weights.safetensors`` holds ``weight_1, bias_1, weight_2,
 bias_2, weight_3, bias_3`` and the range of observations they were trained on, ``range_low`` and
 ``range_high``; for trees ``tree_feature, tree_threshold, ...`` (tree_tensors.py) in place of the
-network's; with advice on the rule's constants ``advice_machines``, ``advice_regret`` (advice.py).
+network's; with advice on the rule's constants ``advice_*`` (advice.py).
 ``bundle.json`` says what the numbers mean, and the SHA-256 of the weights.
 """
 
@@ -225,6 +225,7 @@ def _check_tensors(tensors: Mapping[str, np.ndarray], hidden: int, path: Path) -
         machines = max(np.size(tensors.get("advice_machines", 0)) // len(DESCRIPTION), 1)
         shapes["advice_machines"] = (machines, len(DESCRIPTION))
         shapes["advice_regret"] = (machines, len(candidates()))
+        shapes["advice_departs"] = (machines,)
     for name, shape in shapes.items():
         if name not in tensors:
             raise InputError(f"tensor {name} is missing", path=path)

@@ -57,7 +57,8 @@ class AgentPolicy:
     ``trained_range`` (lowest and highest value of each feature, ``[num_features]`` each), and where
     the network would leave it with a probability below ``min_confidence``.
 
-    With ``advice`` the rule's constants are those for the machine it is used ``on``. With
+    With ``advice`` the rule's constants are those for the machine it is used ``on``, and the network
+    answers only where it did on machines like it. With
     ``predicts_pauses`` pauses are known by predicted class, otherwise by tool.
     """
 
@@ -72,11 +73,12 @@ class AgentPolicy:
     advice: Advice | None = None
 
     def on(self, scenario: Scenario) -> AgentPolicy:
-        """This policy with the rule that is right there."""
+        """This policy with the rule that is right there, and it alone where nobody left it."""
         if self.advice is None:
             return self
-        rule = self.advice.rule_for(scenario.profile, scenario.table)
-        return replace(self, rule=rule, advice=None)
+        where = (scenario.profile, scenario.table)
+        bound = replace(self, rule=self.advice.rule_for(*where), advice=None)
+        return bound if self.advice.may_depart(*where) else replace(bound, weights=None)
 
     @property
     def sees_future(self) -> bool:
@@ -99,7 +101,7 @@ class AgentPolicy:
 NETWORK_TENSORS = ("weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias_3")
 RANGE_TENSORS = ("range_low", "range_high")
 TENSORS = NETWORK_TENSORS + RANGE_TENSORS
-ADVICE_TENSORS = ("advice_machines", "advice_regret")
+ADVICE_TENSORS = ("advice_machines", "advice_regret", "advice_departs")
 
 
 def to_tensors(policy: AgentPolicy) -> dict[str, NDArray[Any]]:
@@ -122,7 +124,7 @@ def to_tensors(policy: AgentPolicy) -> dict[str, NDArray[Any]]:
         for name, array in zip(names, [*(weights or []), low, high], strict=True)
     }
     if policy.advice is not None:
-        arrays = (policy.advice.machines, policy.advice.regret)
+        arrays = (policy.advice.machines, policy.advice.regret, policy.advice.departs)
         for name, array in zip(ADVICE_TENSORS, arrays, strict=True):
             tensors[name] = np.ascontiguousarray(array, np.float32)
     return tensors if policy.trees is None else tensors | tree_tensors(policy.trees)

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlkv_agents.abstention import Abstention, choose_confidence
 from rlkv_agents.advice_runs import known_machines
 from rlkv_agents.bundle import load_bundle
@@ -99,6 +101,8 @@ def build_universal(
         Teacher(machine, _teacher(machine, start, tuned, chosen[machine.name], folder))
         for machine in machines
     ]
+    learnt = [chosen[machine.name]["teacher"] not in (ADVISED, TUNED) for machine in machines]
+    start = replace(start, advice=replace(advice, departs=np.array(learnt, np.float64)))
     steps = config.settings.num_passes * len(teachers) + config.settings.num_steps
     policy = clone(
         teachers, start, config.settings, config.seed, counter(on_progress, "distil", steps)

@@ -8,7 +8,7 @@ import pytest
 from rlkv_agents.advice import Advice, candidates, describe
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House
-from tests.agents.small_scenario import small_scenario
+from tests.agents.small_scenario import random_weights, small_scenario
 
 SMALL = small_scenario(num_host_blocks=20)
 LARGE = small_scenario(num_host_blocks=2000)
@@ -19,7 +19,7 @@ def advice(best_of_each: list[int]) -> Advice:
     regret = np.full((2, NUM), 0.5)
     regret[np.arange(2), best_of_each] = 0.0
     machines = np.stack([describe(s.profile, s.table) for s in (SMALL, LARGE)])
-    return Advice(machines, regret)
+    return Advice(machines, regret, np.array([0.0, 1.0]))
 
 
 def test_a_machine_that_is_known_gets_what_was_best_there() -> None:
@@ -48,6 +48,11 @@ def test_a_policy_binds_its_rule_to_the_machine() -> None:
     policy = AgentPolicy("advised", House(), advice=advice([3, 17]))
     assert (policy.on(SMALL).rule, policy.on(LARGE).rule) == (candidates()[3], candidates()[17])
     assert AgentPolicy("plain", House()).on(SMALL).rule == House()
+
+
+def test_the_network_is_silent_where_nobody_left_the_rule() -> None:
+    policy = AgentPolicy("advised", House(), random_weights(), 0.5, advice=advice([3, 17]))
+    assert policy.on(SMALL).weights is None and policy.on(LARGE).weights is not None
 
 
 def test_a_machine_without_host_memory_can_be_described() -> None:
