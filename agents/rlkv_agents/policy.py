@@ -57,9 +57,9 @@ class AgentPolicy:
     ``trained_range`` (lowest and highest value of each feature, ``[num_features]`` each), and where
     the network would leave it with a probability below ``min_confidence``.
 
-    With ``advice`` the rule's constants are those for the machine it is used ``on``, and the network
-    answers only where it did on machines like it. With
-    ``predicts_pauses`` pauses are known by predicted class, otherwise by tool.
+    With ``advice`` the rule's constants are those for the machine it is used ``on``, and the
+    network answers only where it did on machines like it. With ``predicts_pauses`` pauses are known
+    by predicted class, otherwise by tool.
     """
 
     name: str
