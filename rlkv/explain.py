@@ -63,6 +63,7 @@ def explain(
         every_depth: compare the trees of every depth on the held-out traces, not only the chosen.
         on_step: called as work goes on.
     """
+    policy = policy.on(scenario)  # the rule that it leaves is the one that is right there
     kind = kind_of(policy)
     shown = watch_policy(scenario, policy, DECISION_SEEDS)
     on_step()

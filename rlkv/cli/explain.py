@@ -100,7 +100,7 @@ def explain_command(
     distilled: Distilled | None = None
     with progress_bars() as on_progress:
         for (path, bundle), on in zip(loaded, built, strict=True):
-            steps = num_explain_steps(bundle.policy, seeds)
+            steps = num_explain_steps(bundle.policy.on(on), seeds)
             count = counter(on_progress, f"explaining {on.name}"[:18], steps)
             document, distilled = explain(on, bundle.policy, range(seeds), seed=seed, on_step=count)
             head = record_head(on, "test", range(seeds))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
@@ -15,12 +16,14 @@ pytest.importorskip("matplotlib")
 
 from rlkv_agents import distilling
 from rlkv_agents import train as train_module
+from rlkv_agents.advice import Advice, candidates, describe
 from rlkv_agents.bundle import load_bundle, save_bundle
 from rlkv_agents.distilling import Distilled, DistilSettings
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House
 from rlkv_agents.tune import validation_traces
+from rlkv_envs.scenario import load_scenario
 from tests.agents.small_trees import waits_for
 from tests.rlkv.command_line import assert_refused, contents, make_quick, run
 
@@ -194,3 +197,26 @@ def test_without_anything_learnt_there_are_no_trees(
     assert "no trees: what was learnt never departs from its rule" in err
     assert load_bundle(tmp_path / "bundle").policy.trees is None
     assert "never departs from its rule" in (tmp_path / "report.html").read_text()
+
+
+def test_an_advised_bundle_is_explained_with_the_rule_that_is_right_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = load_scenario("crossover-slow")
+    regret = np.ones((1, len(candidates())))
+    regret[0, 5] = 0.0
+    for departs, kind in ((1.0, "network"), (0.0, "rule")):
+        advice = Advice(
+            describe(scenario.profile, scenario.table)[None], regret, np.array([departs])
+        )
+        save_bundle(
+            tmp_path / kind,
+            replace(waits_for(0.6, HOUSE), advice=advice),
+            {"trained_on": TRAINED_ON},
+        )
+        code, out, err = run(capsys, "explain", tmp_path / kind, "--seeds", 2, "--json")
+        assert code == 0, err
+        explanation = json.loads(out)["explained"][0]["explanation"]
+        assert explanation["kind"] == kind
+        expected = {name: getattr(candidates()[5], name) for name in House.grid}
+        assert explanation["constants"] == expected
