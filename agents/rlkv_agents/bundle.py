@@ -34,6 +34,7 @@ from rlkv_agents.policy import (
 from rlkv_agents.rules import make_rule
 from rlkv_agents.shipped import bundle_folder
 from rlkv_agents.tree_tensors import TREE_TENSORS, check_trees
+from rlkv_agents.versioned_files import parse_versioned, read_bounded
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import FEATURES
 from rlkv_envs.traces.whole_file import write_files
@@ -138,29 +139,11 @@ def _constants(policy: AgentPolicy) -> dict[str, float]:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path.stat().st_size} bytes: too large for a bundle", path=path)
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror}", path=path) from error
+    return read_bounded(path, MAX_BYTES, "a bundle")
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON: {error}", path=path) from error
-    if not isinstance(document, dict):
-        raise InputError("not a JSON object", path=path)
-    version = document.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise InputError(f"format_version must be 1 or more (got {version!r})", path=path)
-    if version > FORMAT_VERSION:
-        raise InputError(
-            f"format_version {version} is newer than {FORMAT_VERSION}, the newest this rlkv reads",
-            path=path,
-        )
+    document = parse_versioned(_read(path), FORMAT_VERSION, path)
     expected: dict[str, type | tuple[type, ...]] = {
         "name": str,
         "observations": list,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from rlkv_agents.versioned_files import parse_versioned, read_bounded
 from rlkv_engine.errors import InputError
 from rlkv_engine.estimates import NUM_BINS, PauseTable
 from rlkv_engine.pause_features import NUM_TOOL_STATISTICS, PAUSE_FEATURES
@@ -103,30 +104,11 @@ def load_pauses(folder: Path | str) -> PauseTable:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            reason = f"{path.stat().st_size} bytes: too large for what is known of pauses"
-            raise InputError(reason, path=path)
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror}", path=path) from error
+    return read_bounded(path, MAX_BYTES, "what is known of pauses")
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON: {error}", path=path) from error
-    if not isinstance(document, dict):
-        raise InputError("not a JSON object", path=path)
-    version = document.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise InputError(f"format_version must be 1 or more (got {version!r})", path=path)
-    if version > FORMAT_VERSION:
-        raise InputError(
-            f"format_version {version} is newer than {FORMAT_VERSION}, the newest this rlkv reads",
-            path=path,
-        )
+    document = parse_versioned(_read(path), FORMAT_VERSION, path)
     _check_fields(document, {"tools": list, "arrays_sha256": str}, path)
     if not all(isinstance(tool, str) for tool in document["tools"]):
         raise InputError("tools must be names", path=path)

@@ -78,7 +78,7 @@ class AgentPolicy:
             return self
         where = (scenario.profile, scenario.table)
         bound = replace(self, rule=self.advice.rule_for(*where), advice=None)
-        return bound if self.advice.may_depart(*where) else replace(bound, weights=None)
+        return bound if self.advice.may_depart(*where) else replace(bound, weights=None, trees=None)
 
     @property
     def sees_future(self) -> bool:

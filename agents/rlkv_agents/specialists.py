@@ -29,6 +29,11 @@ class Training:
     kl_rounds: int
     seed: int
 
+    @property
+    def num_rounds(self) -> int:
+        """In all; 0: there is no specialist."""
+        return self.clip_rounds + self.kl_rounds
+
 
 def learn_specialist(
     machine: Scenario, start: AgentPolicy, training: Training, folder: Path
@@ -83,8 +88,8 @@ def choose_teacher(
 ) -> dict[str, Any]:
     """The policy with the best validation score against the advised rule.
 
-    Returns its name (``ADVISED``, ``TUNED`` or the specialist's machine), and the
-    ratio to the tuned rule of everybody that was tried.
+    Returns its name (``ADVISED``, ``TUNED`` or the specialist's machine), and the ratio to the
+    tuned rule of everybody that was tried.
     """
     traces = validation_traces(machine, NUM_TRACES)
     known = {ADVISED: advised, TUNED: AgentPolicy(TUNED, make_rule("house", tuned))}

@@ -127,12 +127,11 @@ def _learn_specialists(
     wanted: dict[tuple[str, ...], tuple[str, Job]] = {}
     for machine in machines:
         how = training[machine.name]
-        if how.clip_rounds + how.kl_rounds == 0:
+        if how.num_rounds == 0:
             continue
         place = folder / SPECIALISTS / machine.name
         work = partial(learn_specialist, machine, start.on(machine), how, place)
-        cost = how.clip_rounds + how.kl_rounds
-        wanted[machine.name,] = (_identity(machine, start, how), Job(work, cost))
+        wanted[machine.name,] = (_identity(machine, start, how), Job(work, how.num_rounds))
     cache = ResultFolder(folder / SPECIALISTS)
     through_cache(wanted, cache, num_workers, partial(on_progress, "specialists"))
 
@@ -152,8 +151,7 @@ def _choose_teachers(
         known = [
             (other.name, folder / SPECIALISTS / other.name)
             for other in machines
-            if other.workload == machine.workload
-            and training[other.name].clip_rounds + training[other.name].kl_rounds > 0
+            if other.workload == machine.workload and training[other.name].num_rounds > 0
         ]
         constants = tuned[machine.name, House.name]
         work = partial(choose_teacher, machine, start.on(machine), constants, known)
