@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from rlkv_agents.checkpoint import CurvePoint
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.train import LEARNED, RECIPES
+from rlkv_agents.train import LEARNED, RECIPES, curve_point
 from rlkv_agents.tune import caution_score, validation_latency_s
 from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario
@@ -49,7 +47,7 @@ def learning_curve(
     learner_type = RECIPES[recipe]()
     learner = learner_type(scenario, start.rule, seed)
     base = validation_latency_s(scenario, start, traces)
-    curve = [_point(0, 0.0, base, base)]
+    curve = [curve_point(0, 0.0, base, 0.0)]
     on_point(curve[-1])
     since = time.process_time()
     number = 0
@@ -60,19 +58,10 @@ def learning_curve(
             number += 1
         latency = validation_latency_s(scenario, learner.policy(LEARNED), traces)
         steps = int(metrics["time/total_timesteps"])
-        curve.append(_point(steps, time.process_time() - since, latency, base))
+        score = caution_score(latency, base)
+        curve.append(curve_point(steps, time.process_time() - since, latency, score))
         on_point(curve[-1])
     best = min(range(len(curve)), key=lambda i: curve[i]["score"])
     for i, point in enumerate(curve):
         point["chosen"] = i == best
     return curve
-
-
-def _point(steps: int, cpu_s: float, latency_s: np.ndarray, base_s: np.ndarray) -> CurvePoint:
-    return {
-        "steps": steps,
-        "cpu_s": cpu_s,
-        "validation_s": float(np.exp(np.log(latency_s).mean())),
-        "score": caution_score(latency_s, base_s) if steps else 0.0,
-        "chosen": False,
-    }

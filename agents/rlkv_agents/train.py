@@ -175,7 +175,7 @@ def train(
     if progress.rounds_done:
         _restore(learner, state, folder)
     else:
-        progress.curve.append(_point(0, 0.0, base, 0.0))
+        progress.curve.append(curve_point(0, 0.0, base, 0.0))
     on_progress("train", progress.rounds_done, num_rounds)
     since = time.process_time()
     for number in range(progress.rounds_done, num_rounds):
@@ -188,7 +188,7 @@ def train(
             progress.cpu_s += time.process_time() - since
             since = time.process_time()
             steps = int(metrics["time/total_timesteps"])
-            point = _point(steps, progress.cpu_s, latency, score)
+            point = curve_point(steps, progress.cpu_s, latency, score)
             progress.curve.append(point | {"form": learner.form})
             if score < progress.best_score:
                 progress.best_score, progress.best_round = score, progress.rounds_done
@@ -266,7 +266,8 @@ def _restore(learner: Learner, state: dict[str, NDArray[Any]], folder: Path) -> 
         ) from error
 
 
-def _point(steps: int, cpu_s: float, latency: NDArray[np.float64], score: float) -> CurvePoint:
+def curve_point(steps: int, cpu_s: float, latency: NDArray[np.float64], score: float) -> CurvePoint:
+    """A validation; ``latency`` is that of each trace, ``[num_traces]``, s/token."""
     return {
         "steps": steps,
         "cpu_s": cpu_s,
