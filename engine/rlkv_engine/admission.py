@@ -6,7 +6,14 @@ from rlkv_engine.decoding import catch_up, set_due
 from rlkv_engine.jit import jit_inline
 from rlkv_engine.memory import allocate
 from rlkv_engine.offers import ASKING, BLOCKED, READY, obtain
-from rlkv_engine.sessions import admit_new, admit_queued, arrival_s, blocks_for, preempt
+from rlkv_engine.sessions import (
+    admit_new,
+    admit_queued,
+    arrival_s,
+    blocks_for,
+    preempt,
+    skip_new,
+)
 from rlkv_engine.state import (
     DECODE,
     DEV,
@@ -120,6 +127,9 @@ def admit(st: State) -> int:
                 admit_queued(st, s, need)
         else:
             tokens = st.turns[INPUT_TOKENS, st.first_turn[st.n[FIRST_SESSION] + st.n[NEXT_NEW]]]
+            if tokens == 0:
+                skip_new(st)
+                continue
             need = blocks_for(st, tokens)
             state = obtain(st, NEW, NOBODY, need, ZERO)
             if state == READY:

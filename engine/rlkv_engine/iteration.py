@@ -153,8 +153,13 @@ def pass_time(st: State, dt: float) -> None:
 
 
 @jit_inline
-def iterate(st: State) -> bool:
-    """Sections 2.6 to 2.9: the batch runs. False when nothing is left to do."""
+def start_iteration(st: State, longest_idle_s: float) -> tuple[int, float]:
+    """Sections 2.6 to 2.8: the batch, and the copies made beside it.
+
+    Returns how many sessions decode, and how long the iteration takes by the cost model, seconds:
+    with an empty batch until the next event, ``longest_idle_s`` at most; infinite where nothing is
+    left to do.
+    """
     num_stalled = 0
     kv_tokens = st.n[KV_DECODING]
     if st.n[STALLED_AT] == st.n[ITERATION]:
@@ -178,11 +183,11 @@ def iterate(st: State) -> bool:
         )
         st.f[BUSY_S] += dt
     else:
-        dt = next_event_s(st) - st.f[NOW]
+        dt = min(next_event_s(st) - st.f[NOW], longest_idle_s)
         if st.n[NUM_SWAP_OUT] > 0 or any_loading(st):
             dt = min(dt, st.f[ITERATION_S])
         if dt == math.inf:
-            return False
+            return 0, dt
     dt = max(dt, MIN_STEP_S)
     log_row(st, LOG_DECODE, num_decode, prefill_tokens)
     if st.n[OVERLAP_SWAP] == 1:
@@ -191,10 +196,25 @@ def iterate(st: State) -> bool:
         stall = run_links_at_once(st, dt)
         st.f[STALL_S] += stall
         dt += stall
+    return num_decode, dt
+
+
+@jit_inline
+def end_iteration(st: State, num_decode: int, dt: float) -> None:
+    """Section 2.9: ``dt`` seconds have passed, and what was computed counts."""
     pass_time(st, dt)
     st.n[KV_DECODING] += num_decode
     st.n[COMPUTED_TOKENS] += num_decode
     st.n[NUM_GENERATED] += num_decode
     _apply(st)
     st.n[ITERATION] += 1
+
+
+@jit_inline
+def iterate(st: State) -> bool:
+    """Sections 2.6 to 2.9: the batch runs. False when nothing is left to do."""
+    num_decode, dt = start_iteration(st, math.inf)
+    if dt == math.inf:
+        return False
+    end_iteration(st, num_decode, dt)
     return True

@@ -41,6 +41,8 @@ from rlkv_engine.waste import review
 
 # Why the loop returned.
 DECIDE, DONE, FULL, TIME_UP = 0, 1, 2, 3
+#: Nothing stands between ``plan_memory`` and the batch.
+BATCH = 4
 
 
 class Policy(NamedTuple):
@@ -71,8 +73,8 @@ class Policy(NamedTuple):
 
 
 @jit_inline
-def run_to_decision(st: State, until_s: float) -> int:
-    """Advance one engine (a view) to its next decision, its end, or ``until_s``."""
+def plan_memory(st: State, until_s: float) -> int:
+    """Sections 2.1 to 2.5: everything before the batch. BATCH, or why it stops before."""
     while True:
         if st.n[DECISION] == 1:
             return DECIDE
@@ -95,6 +97,16 @@ def run_to_decision(st: State, until_s: float) -> int:
             return DECIDE
         if state == NO_SLOT:
             return FULL
+        return BATCH
+
+
+@jit_inline
+def run_to_decision(st: State, until_s: float) -> int:
+    """Advance one engine (a view) to its next decision, its end, or ``until_s``."""
+    while True:
+        state = plan_memory(st, until_s)
+        if state != BATCH:
+            return state
         if can_sprint(st):
             before = st.n[ITERATION]
             sprint(st, until_s)

@@ -51,7 +51,20 @@ def _earlier(st: State, a: int, b: int) -> bool:
 @jit
 def push_return(st: State, s: int) -> None:
     """Put a slot that is about to pause into the heap."""
-    i = st.n[NUM_PAUSED]
+    _sift_up(st, st.n[NUM_PAUSED], s)
+
+
+@jit
+def move_up_return(st: State, s: int) -> None:
+    """A slot of the heap returns sooner than it did."""
+    i = 0
+    while st.slot[HEAP, i] != s:
+        i += 1
+    _sift_up(st, i, s)
+
+
+@jit
+def _sift_up(st: State, i: int, s: int) -> None:
     while i > 0:
         parent = (i - 1) // 2
         if not _earlier(st, s, st.slot[HEAP, parent]):

@@ -1,0 +1,1 @@
+"""A real engine under the compiled scheduler: a model, KV in two tiers, real copies."""
