@@ -172,13 +172,14 @@ def _decode_kernel(
     rows = tl.arange(0, ROWS)
     dims = tl.arange(0, PADDED_DIM)
     heads = kv_head * GROUP + rows
-    parts = (seq * (NUM_KV_HEADS * GROUP) + heads) * num_splits + split  # [ROWS]
+    first_part = seq * (NUM_KV_HEADS * GROUP) * num_splits
     first = split * split_tokens
     end = tl.minimum(first + split_tokens, tl.load(context_lens_ptr + seq))
     row_max = tl.full([ROWS], float("-inf"), tl.float32)
     if first >= end:
         if SPLIT:
-            tl.store(lse_ptr + parts, row_max, mask=rows < GROUP)
+            parts = heads * num_splits + split
+            tl.store(lse_ptr + first_part + parts, row_max, mask=rows < GROUP)
         return
 
     kept = (rows[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)
@@ -208,9 +209,11 @@ def _decode_kernel(
         )  # fmt: skip
 
     if SPLIT:
+        parts = heads * num_splits + split  # [ROWS]
         store_part(
-            partial_ptr, lse_ptr, parts, acc, row_max, row_sum, rows < GROUP, HEAD_DIM, PADDED_DIM
-        )
+            partial_ptr + first_part * HEAD_DIM, lse_ptr + first_part, parts,
+            acc, row_max, row_sum, rows < GROUP, HEAD_DIM, PADDED_DIM,
+        )  # fmt: skip
     else:
         attended = (acc / row_sum[:, None]).to(out_ptr.dtype.element_ty)
         tl.store(out_ptr + seq * out_stride + columns, attended, mask=kept)

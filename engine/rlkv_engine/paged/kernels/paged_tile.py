@@ -151,8 +151,8 @@ def attend_tile(
 @triton.jit  # type: ignore[untyped-decorator]
 def store_part(
     partial_ptr: tl.tensor,  # [num_tokens, num_heads, num_splits, HEAD_DIM] float32
-    lse_ptr: tl.tensor,  # [num_tokens, num_heads, num_splits] float32
-    parts: tl.tensor,  # [ROWS] int64: the place of each row in lse
+    lse_ptr: tl.tensor,  # [num_tokens, num_heads, num_splits] float32; both at the first token
+    parts: tl.tensor,  # [ROWS] int32: the place of each row in lse
     acc: tl.tensor,
     row_max: tl.tensor,
     row_sum: tl.tensor,

@@ -207,14 +207,15 @@ def _prefill_kernel(
 
     rows = tl.arange(0, ROWS)
     dims = tl.arange(0, PADDED_DIM)
-    index = first_query + rows // GROUP  # [ROWS]: token of the chunk
-    kept_rows = (rows < queries * GROUP) & (index < chunk_len)
-    tokens = (chunk_start + index).to(tl.int64)
+    tokens = rows // GROUP  # [ROWS]: of those of this program
+    kept_rows = (rows < queries * GROUP) & (first_query + tokens < chunk_len)
     heads = kv_head * GROUP + rows % GROUP
-    parts = (tokens * (NUM_KV_HEADS * GROUP) + heads) * num_splits + split  # [ROWS]
+    # 64 bits for the first token, 32 for what is added to it.
+    first_token = (chunk_start + first_query).to(tl.int64)
+    first_part = first_token * (NUM_KV_HEADS * GROUP) * num_splits
     # [first, whole)   every row sees all of it
     # [whole, end)     row r sees the tokens below visible[r]
-    visible = past_len + index + 1
+    visible = past_len + first_query + tokens + 1
     first = split * split_tokens
     end = past_len + tl.minimum(first_query + queries, chunk_len)
     if SPLIT:
@@ -224,14 +225,15 @@ def _prefill_kernel(
     row_max = tl.full([ROWS], float("-inf"), tl.float32)
     if first >= end:
         if SPLIT:
-            tl.store(lse_ptr + parts, row_max, mask=kept_rows)
+            parts = (tokens * (NUM_KV_HEADS * GROUP) + heads) * num_splits + split
+            tl.store(lse_ptr + first_part + parts, row_max, mask=kept_rows)
         return
 
     kept = kept_rows[:, None] & (dims[None, :] < HEAD_DIM)
     columns = heads[:, None] * HEAD_DIM + dims[None, :]
-    query = tl.load(query_ptr + tokens[:, None] * query_stride + columns, mask=kept, other=0.0).to(
-        COMPUTE
-    )
+    query_ptr += first_token * query_stride
+    offsets = tokens[:, None] * query_stride + columns
+    query = tl.load(query_ptr + offsets, mask=kept, other=0.0).to(COMPUTE)
     key_ptr = kv_cache_ptr + kv_head * HEAD_DIM
     value_ptr = key_ptr + num_blocks.to(tl.int64) * (BLOCK_SIZE * NUM_KV_HEADS * HEAD_DIM)
     table_ptr = block_tables_ptr + seq * table_stride
@@ -256,9 +258,13 @@ def _prefill_kernel(
         block_ids = next_ids
 
     if SPLIT:
+        # Worked out again: kept over the loop it would cost 60 registers.
+        parts = (tokens * (NUM_KV_HEADS * GROUP) + heads) * num_splits + split  # [ROWS]
         store_part(
-            partial_ptr, lse_ptr, parts, acc, row_max, row_sum, kept_rows, HEAD_DIM, PADDED_DIM
-        )
+            partial_ptr + first_part * HEAD_DIM, lse_ptr + first_part, parts,
+            acc, row_max, row_sum, kept_rows, HEAD_DIM, PADDED_DIM,
+        )  # fmt: skip
     else:
         attended = (acc / row_sum[:, None]).to(out_ptr.dtype.element_ty)
-        tl.store(out_ptr + tokens[:, None] * out_stride + columns, attended, mask=kept)
+        out_ptr += first_token * out_stride
+        tl.store(out_ptr + (tokens[:, None] * out_stride + columns), attended, mask=kept)
