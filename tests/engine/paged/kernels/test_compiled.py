@@ -65,3 +65,9 @@ def test_spills_are_noticed(compiled: dict[str, dict[str, Any]]) -> None:
 
 def test_too_much_shared_memory_is_noticed(compiled: dict[str, dict[str, Any]]) -> None:
     assert "shared memory, of 101376" in str(compiled[f"{TOO_LARGE} sm_86"]["failures"])
+
+
+def test_launches_ask_for_what_is_compiled_ahead_of_time() -> None:
+    different = json.loads(run_module("tests.engine.paged.kernels.launches"))
+    assert len(different) > 10
+    assert {name: parts for name, parts in different.items() if parts} == {}
