@@ -45,6 +45,7 @@ def test_kernel_fits_its_chip_without_spills(
 ) -> None:
     assert compiled[case]["registers"] > 0
     assert compiled[case]["failures"] == []
+    assert compiled[case]["spill_bytes"] == 0
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.startswith("block_")])
