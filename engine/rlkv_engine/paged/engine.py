@@ -18,7 +18,7 @@ from rlkv_engine.loop import RULE_POLICY, Policy
 from rlkv_engine.paged.arena import build_arena
 from rlkv_engine.paged.clock import Clock, WallClock
 from rlkv_engine.paged.context import Context
-from rlkv_engine.paged.copies import CopyEngine, ThreadCopies
+from rlkv_engine.paged.copies import copy_engine
 from rlkv_engine.paged.executor import Executor
 from rlkv_engine.paged.sampling import Sampling
 from rlkv_engine.profile import Profile
@@ -102,7 +102,7 @@ class PagedEngine:
             block_size=profile.block_size,
             device=loaded.model.device,
         )
-        self._copies: CopyEngine = ThreadCopies(self._arena)
+        self._copies = copy_engine(self._arena)
         self._executor = Executor(
             loaded.model,
             self._arena,

@@ -20,7 +20,7 @@ from rlkv_engine.loop import RULE_POLICY, Policy
 from rlkv_engine.paged.arena import build_arena
 from rlkv_engine.paged.clock import Clock
 from rlkv_engine.paged.context import Context
-from rlkv_engine.paged.copies import ThreadCopies
+from rlkv_engine.paged.copies import copy_engine
 from rlkv_engine.paged.executor import Executor
 from rlkv_engine.profile import Profile
 from rlkv_engine.stepped import IterationPlan, SteppedEngine
@@ -84,7 +84,7 @@ class TracePlayer:
             block_size=profile.block_size,
             device=loaded.model.device,
         )
-        self._copies = ThreadCopies(self._arena)
+        self._copies = copy_engine(self._arena)
         self.executor = Executor(
             loaded.model,
             self._arena,
