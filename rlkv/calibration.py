@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from rlkv_engine.errors import InputError
+from rlkv_engine.paged.arena import kv_shape
 from rlkv_engine.paged.cost_fit import CopyFit, IterationFit, fit_copies, fit_iterations
 from rlkv_engine.paged.measuring import (
     CopySample,
@@ -142,7 +143,7 @@ def _provisional(loaded: LoadedModel, sizes: Sizes) -> Profile:
         name=f"{loaded.name}-{loaded.model.device.type}",
         description=f"{loaded.name} in {str(loaded.model.dtype).removeprefix('torch.')}, measured",
         block_size=sizes.block_size,
-        kv_bytes_per_token=loaded.config.kv_shape(loaded.model.dtype).token_bytes,
+        kv_bytes_per_token=kv_shape(loaded.config, loaded.model.dtype).token_bytes,
         num_device_blocks=sizes.num_device_blocks,
         num_host_blocks=sizes.num_host_blocks,
         iteration_s=1e-3,

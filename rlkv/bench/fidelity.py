@@ -7,6 +7,7 @@ from operator import add
 from typing import Any
 
 from rlkv.bench.measure import Size
+from rlkv.cli.model_options import model_of
 from rlkv.calibration import Sizes, calibrate, profile_values
 from rlkv.miniature_scenario import miniature_scenario
 from rlkv_agents.evaluate import run_policy
@@ -15,7 +16,6 @@ from rlkv_agents.real_engine import play_policy
 from rlkv_agents.rules import make_rule
 from rlkv_engine.histogram import Histogram
 from rlkv_engine.paged.clock import WallClock
-from rlkv_engine.paged.loading import load_model
 
 WORKLOADS = ("crossover", "coding-agent")
 RULES = ("house", "two-tier-lru", "discard")
@@ -32,7 +32,7 @@ def fidelity(size: Size) -> dict[str, Any]:
     policy, the traces one after the other, so that a moment of other load on the machine meets all
     policies alike.
     """
-    loaded = load_model(size.engine_model)
+    loaded = model_of(size.engine_model, None, None, None)
     calibration = calibrate(loaded, Sizes(), rounds=size.calibration_rounds)
     runs: dict[str, dict[str, float]] = {}
     for workload in WORKLOADS:

@@ -25,7 +25,7 @@ Dtype = Annotated[
     typer.Option("--dtype", help="float32, bfloat16 or float16; without it what suits the device."),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", help="Threads of a CPU; without it one for each core.")
+    int | None, typer.Option("--threads", help="Threads of a CPU; without it one for each core, for tiny one.")
 ]
 
 
@@ -39,7 +39,8 @@ def model_of(name: str, device: str | None, dtype: str | None, threads: int | No
         import torch
     except ModuleNotFoundError as error:
         raise InputError("the engine needs PyTorch: pip install 'rlkv[engine]'") from error
-    from rlkv_engine.paged.loading import load_model
+    from rlkv_engine.paged.attention import default_attention
+    from rlkv_engine.paged.loading import TINY, load_model
 
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype is not None and dtype not in kinds:
@@ -49,11 +50,11 @@ def model_of(name: str, device: str | None, dtype: str | None, threads: int | No
         raise InputError(f"--device {device}: there is no CUDA device")
     if device is not None and not on_gpu and device != "cpu":
         raise InputError(f"--device must be cpu or cuda, got {device!r}")
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"--threads must be at least 1, got {threads}")
-        torch.set_num_threads(threads)
-    chosen = kinds.get(dtype or ("bfloat16" if on_gpu else "float32"))
-    return load_model(
-        name, dtype=chosen, device=torch.device(device or ("cuda" if on_gpu else "cpu"))
-    )
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads must be at least 1, got {threads}")
+    if threads is not None or name == TINY:
+        # So little work is done sooner by one thread.
+        torch.set_num_threads(threads or 1)
+    chosen = kinds[dtype or ("bfloat16" if on_gpu else "float32")]
+    place = torch.device(device or ("cuda" if on_gpu else "cpu"))
+    return load_model(name, dtype=chosen, device=place, attention=default_attention(place))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlkv_engine.estimates import fit_pause_table
-from rlkv_engine.paged.arena import build_arena
+from rlkv_engine.paged.arena import build_arena, kv_shape
 from rlkv_engine.paged.clock import WallClock
 from rlkv_engine.paged.copies import Copy, copy_engine
 from rlkv_engine.paged.trace_player import TracePlayer
@@ -129,7 +129,7 @@ def measure_copies(
 ) -> Iterator[CopySample]:
     """Copies of so many blocks, alone, both ways, between blocks drawn at random."""
     arena = build_arena(
-        loaded.config.kv_shape(loaded.model.dtype),
+        kv_shape(loaded.config, loaded.model.dtype),
         num_device_blocks=profile.num_device_blocks,
         num_host_blocks=profile.num_host_blocks,
         block_size=profile.block_size,
