@@ -93,7 +93,8 @@ def torch_attention(
 
 def write_kv(key: Tensor, value: Tensor, kv_cache: Tensor, batch: AttentionBatch) -> None:
     """Puts the KV of every token of the batch into its slot."""
-    keys, values = kv_cache.flatten(1, 2)  # [num_slots, num_kv_heads, head_dim] each
+    # A view, or an error: a copy would lose what is written.
+    keys, values = kv_cache.view(2, -1, *kv_cache.shape[3:])  # [num_slots, num_kv_heads, head_dim]
     keys.index_copy_(0, batch.slot_mapping, key)
     values.index_copy_(0, batch.slot_mapping, value)
 

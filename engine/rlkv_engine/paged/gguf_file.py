@@ -24,15 +24,21 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any | None]:
     transformers = import_extra("transformers")
     import_extra("accelerate")  # transformers reads no GGUF without it
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
             dtype=dtype,
             quantization_config=transformers.GgufConfig(dequantize=True),
             local_files_only=True,
+            output_loading_info=True,
         )
     except (ValueError, KeyError, RuntimeError, OSError, NotImplementedError) as error:
         raise InputError(f"transformers cannot load it: {error}", path=path) from error
+    # transformers fills a tensor that is missing with random numbers, and only warns.
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report.get(problem):
+            names = ", ".join(sorted(str(name) for name in report[problem]))
+            raise InputError(f"{problem.replace('_keys', '')} tensors: {names}", path=path)
     tokenizer = read_tokenizer(path.parent, gguf_file=path.name) if has_tokenizer else None
     return model, tokenizer
 
