@@ -7,8 +7,8 @@ from operator import add
 from typing import Any
 
 from rlkv.bench.measure import Size
-from rlkv.cli.model_options import model_of
 from rlkv.calibration import Sizes, calibrate, profile_values
+from rlkv.cli.model_options import model_of
 from rlkv.miniature_scenario import miniature_scenario
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.policy import AgentPolicy

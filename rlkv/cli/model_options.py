@@ -25,7 +25,8 @@ Dtype = Annotated[
     typer.Option("--dtype", help="float32, bfloat16 or float16; without it what suits the device."),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", help="Threads of a CPU; without it one for each core, for tiny one.")
+    int | None,
+    typer.Option("--threads", help="Threads of a CPU; without it one for each core, for tiny one."),
 ]
 
 

@@ -75,7 +75,8 @@ def fit_iterations(samples: Sequence[IterationSample]) -> IterationFit:
         predicted_s = np.maximum(terms / scale @ costs, _SMALLEST_S)
     costs = costs / scale
     costs[:2] = np.maximum(costs[:2], _SMALLEST_S)
-    return IterationFit(*map(float, costs), took_s, predicted_s)
+    iteration, token, context, session, kv = map(float, costs)
+    return IterationFit(iteration, token, context, session, kv, took_s, predicted_s)
 
 
 def fit_copies(samples: Sequence[CopySample], block_bytes: int) -> CopyFit:

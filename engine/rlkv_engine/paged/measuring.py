@@ -68,7 +68,7 @@ def loads(max_tokens: int, max_num_seqs: int, device_tokens: int, seed: int) -> 
             lengths = random.integers(max(1, length // 2), length - output + 1, size=count)
             outputs = random.integers(2, output + 1, size=count)
             designed.append(Load(tuple(lengths.tolist()), tuple(outputs.tolist())))
-    random.shuffle(designed)  # type: ignore[arg-type]
+    random.shuffle(designed)
     return designed
 
 

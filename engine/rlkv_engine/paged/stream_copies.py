@@ -25,7 +25,7 @@ class StreamCopies:
 
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
-        self._stream = torch.cuda.Stream(arena.device.device)
+        self._stream = torch.cuda.Stream(arena.device.device)  # type: ignore[no-untyped-call]
         layers, _, _, block_size, heads, dim = arena.device.shape
         self._staging = torch.empty(
             (_STAGED_BLOCKS, layers, 2, block_size, heads, dim),

@@ -69,5 +69,5 @@ def test_bandwidths_and_the_start_of_a_copy_come_apart() -> None:
 def test_loads_fit_the_pool_and_the_model() -> None:
     for load in loads(max_tokens=300, max_num_seqs=16, device_tokens=1024, seed=0):
         pairs = list(zip(load.input_tokens, load.output_tokens, strict=True))
-        assert all(0 < prompt and 0 < output and prompt + output <= 300 for prompt, output in pairs)
+        assert all(prompt > 0 and output > 0 and prompt + output <= 300 for prompt, output in pairs)
         assert sum(prompt + output for prompt, output in pairs) <= 1024
