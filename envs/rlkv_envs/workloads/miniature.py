@@ -1,4 +1,4 @@
-"""The same sessions, small and fast: for a small model, or to watch minutes of pauses in seconds."""
+"""The same sessions, small and fast: for a small model, or to watch minutes in seconds."""
 
 from __future__ import annotations
 
