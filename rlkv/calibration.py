@@ -84,7 +84,7 @@ def calibrate(
     Raises:
         InputError: the folder holds measurements of something else, or there is no memory.
     """
-    profile = _provisional(loaded, sizes)
+    profile = provisional_profile(loaded, sizes)
     designed = loads(
         loaded.config.max_position_embeddings, sizes.max_num_seqs, profile.device_tokens, seed
     )
@@ -137,8 +137,8 @@ def _measured_copies(loaded: LoadedModel, profile: Profile, rounds: int, seed: i
     return _Measured("copies", copies=list(samples))
 
 
-def _provisional(loaded: LoadedModel, sizes: Sizes) -> Profile:
-    # Costs are only there because a profile has them: what is measured depends on the sizes.
+def provisional_profile(loaded: LoadedModel, sizes: Sizes) -> Profile:
+    """A profile before anything is measured: sizes are right, costs are only there."""
     return Profile(
         name=f"{loaded.name}-{loaded.model.device.type}",
         description=f"{loaded.name} in {str(loaded.model.dtype).removeprefix('torch.')}, measured",
@@ -151,8 +151,8 @@ def _provisional(loaded: LoadedModel, sizes: Sizes) -> Profile:
         prefill_token_context_s=0.0,
         decode_session_s=0.0,
         kv_token_s=0.0,
-        swap_out_bytes_per_s=1e9,
-        swap_in_bytes_per_s=1e9,
+        swap_out_bytes_per_s=4e9,
+        swap_in_bytes_per_s=4e9,
         swap_latency_s=0.0,
         # On a CPU one thread copies both ways; a GPU has an engine for each.
         shared_link=loaded.model.device.type != "cuda",

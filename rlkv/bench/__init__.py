@@ -50,6 +50,12 @@ def _swap(size: Size) -> dict[str, Any]:
     return swap(size)
 
 
+def _resume(size: Size) -> dict[str, Any]:
+    from rlkv.bench.resume import resume
+
+    return resume(size)
+
+
 #: Every bench by name, in the order of ``rlkv bench all``; imports what it needs when it runs.
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "sim": _sim,
@@ -58,6 +64,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "inference": _inference,
     "fidelity": _fidelity,
     "swap": _swap,
+    "resume": _resume,
 }
 
 #: What is aimed at: figure -> (``>=`` or ``<=``, value).

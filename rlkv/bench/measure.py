@@ -37,6 +37,7 @@ class Size:
     calibration_rounds: int = 3
     fidelity_sessions: int = 60  #: of each trace
     fidelity_seeds: int = 2
+    resume_contexts: Sequence[int] = (64, 256, 1024, 4096)
 
 
 def median_cpu_s(run: Callable[[], object], repetitions: int) -> float:

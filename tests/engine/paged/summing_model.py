@@ -81,6 +81,7 @@ class SummingConfig:
 class SummingLoaded:
     model: SummingModel
     config: SummingConfig
+    name: str = "summing"
 
 
 def summing_model(max_tokens: int = 4096) -> SummingLoaded:
