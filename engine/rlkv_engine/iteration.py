@@ -153,12 +153,13 @@ def pass_time(st: State, dt: float) -> None:
 
 
 @jit_inline
-def start_iteration(st: State, longest_idle_s: float) -> tuple[int, float]:
+def start_iteration(st: State, longest_idle_s: float) -> tuple[float, int, int, float, int]:
     """Sections 2.6 to 2.8: the batch, and the copies made beside it.
 
-    Returns how many sessions decode, and how long the iteration takes by the cost model, seconds:
-    with an empty batch until the next event, ``longest_idle_s`` at most; infinite where nothing is
-    left to do.
+    Returns how long the iteration takes by the cost model, seconds (with an empty batch until the
+    next event, ``longest_idle_s`` at most; infinite where nothing is left to do), and what that
+    depends on: decoding sessions, prefill tokens, the sum of the tokens before each of these, KV
+    tokens read.
     """
     num_stalled = 0
     kv_tokens = st.n[KV_DECODING]
@@ -187,7 +188,7 @@ def start_iteration(st: State, longest_idle_s: float) -> tuple[int, float]:
         if st.n[NUM_SWAP_OUT] > 0 or any_loading(st):
             dt = min(dt, st.f[ITERATION_S])
         if dt == math.inf:
-            return 0, dt
+            return dt, 0, 0, 0.0, 0
     dt = max(dt, MIN_STEP_S)
     log_row(st, LOG_DECODE, num_decode, prefill_tokens)
     if st.n[OVERLAP_SWAP] == 1:
@@ -196,7 +197,7 @@ def start_iteration(st: State, longest_idle_s: float) -> tuple[int, float]:
         stall = run_links_at_once(st, dt)
         st.f[STALL_S] += stall
         dt += stall
-    return num_decode, dt
+    return dt, num_decode, prefill_tokens, area, kv_tokens
 
 
 @jit_inline
@@ -213,7 +214,7 @@ def end_iteration(st: State, num_decode: int, dt: float) -> None:
 @jit_inline
 def iterate(st: State) -> bool:
     """Sections 2.6 to 2.9: the batch runs. False when nothing is left to do."""
-    num_decode, dt = start_iteration(st, math.inf)
+    dt, num_decode, _, _, _ = start_iteration(st, math.inf)
     if dt == math.inf:
         return False
     end_iteration(st, num_decode, dt)

@@ -20,6 +20,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _ENGINE = Path(__file__).parent
 
+#: What the compiler may assume of floats: everything but the absence of infinities and NaNs.
+_VECTOR_MATH = {"contract", "nsz", "reassoc"}
+
 
 @cache
 def _cache_dir(package: Path) -> str:
@@ -37,7 +40,7 @@ def jit(function: F) -> F:
     Nothing compiled here allocates: every array comes from the caller, who keeps it alive. Without
     counting, compiling takes a fraction of the time.
     """
-    return _compiled(function, inline=False)
+    return _compiled(function)
 
 
 def jit_inline(function: F) -> F:
@@ -49,12 +52,28 @@ def jit_inline(function: F) -> F:
     return _compiled(function, inline=True)
 
 
-def _compiled(function: F, inline: bool) -> F:
+def jit_vector(function: F) -> F:
+    """Like ``jit``, for the arithmetic of a model, not for what a plan depends on.
+
+    Sums may be added up in another order, so that they use vectors; other threads run meanwhile.
+    """
+    return _compiled(function, nogil=True, fastmath=_VECTOR_MATH)
+
+
+def jit_parallel(function: F) -> F:
+    """Like ``jit_vector``, with every ``prange`` shared out among numba's threads.
+
+    numba's cache does not tell the two apart: a function can be one or the other, never both.
+    """
+    return _compiled(function, nogil=True, fastmath=_VECTOR_MATH, parallel=True)
+
+
+def _compiled(function: F, inline: bool = False, **options: Any) -> F:
     # An explicit NUMBA_CACHE_DIR of the user wins.
     if not os.environ.get("NUMBA_CACHE_DIR"):
         folder = Path(function.__code__.co_filename).parent
         numba.config.CACHE_DIR = _cache_dir(folder)  # type: ignore[attr-defined]
     compiled = numba.njit(  # type: ignore[call-overload]
-        cache=True, error_model="numpy", _nrt=False, forceinline=inline
+        cache=True, error_model="numpy", _nrt=False, forceinline=inline, **options
     )(function)
     return cast(F, compiled)

@@ -399,8 +399,14 @@ def cancel_waiting(st: State, sid: int) -> None:
 
 @jit
 def drop_copy(st: State, s: int, computed: int) -> None:
-    """A copy of a slot went wrong: the host's is dropped, ``computed`` tokens are on the device."""
+    """A copy of a slot went wrong: the host's is dropped, ``computed`` tokens are on the device.
+
+    What was to be swapped out is discarded instead: the room reserved was for the rest only.
+    """
+    if st.slot[JOB, s] != 0:
+        end_job(st, s)
     drop_host(st, s)
+    st.n[CHANGES] += 1
     st.slot[COMPUTED, s] = min(st.slot[COMPUTED, s], computed)
 
 

@@ -24,20 +24,28 @@ from rlkv_engine.layout import grow_slots
 from rlkv_engine.offers import answer
 from rlkv_engine.sessions import drop_copy
 
-_WORK = np.array([S.LOG_PREFILL, S.LOG_LOAD, S.LOG_COPY_OUT])
+_COPIES = np.array([S.LOG_LOAD, S.LOG_COPY_OUT])
 
 
 class IterationPlan(NamedTuple):
     """What one iteration does. Copies of it are made beside its batch."""
 
-    num_decode: int  #: sessions that decode, one token each
     expected_s: float  #: its length by the cost model
+    num_decode: int  #: sessions that decode, one token each
+    prefill_tokens: int
+    token_contexts: float  #: sum over the prefill tokens of the tokens before each
+    kv_tokens: int  #: that the decoding sessions read
     log: NDArray[np.float64]  #: rows of state.LOG_* of this iteration, shape ``[num_rows, 5]``
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether anything is computed."""
+        return self.num_decode > 0 or self.prefill_tokens > 0
 
     @property
     def has_work(self) -> bool:
         """Whether anything is computed or copied."""
-        return self.num_decode > 0 or bool(np.isin(self.log[:, 2], _WORK).any())
+        return self.has_batch or bool(np.isin(self.log[:, 2], _COPIES).any())
 
     def rows(self, code: int) -> Iterator[tuple[int, int]]:
         """``(sid, amount)`` of each row of a kind, in their order."""
@@ -56,7 +64,9 @@ def _plan_memory(stack: S.State, e: int, policy: loop.Policy) -> int:
 
 
 @jit
-def _start_iteration(stack: S.State, e: int, longest_idle_s: float) -> tuple[int, float]:
+def _start_iteration(
+    stack: S.State, e: int, longest_idle_s: float
+) -> tuple[float, int, int, float, int]:
     return start_iteration(S.engine_view(stack, e), longest_idle_s)
 
 
@@ -114,12 +124,12 @@ class SteppedEngine(Engine):
 
         Without a batch it lasts until the next event, or ``longest_idle_s`` if that is sooner.
         """
-        num_decode, expected_s = _start_iteration(self._stack, 0, float(longest_idle_s))
-        if math.isinf(expected_s):
+        costs = _start_iteration(self._stack, 0, float(longest_idle_s))
+        if math.isinf(costs[0]):
             return None
         if self._stack.n[0, S.LOG_ROWS] == self._stack.log.shape[1]:
             raise IntegrityError(f"an iteration has more than {self._stack.log.shape[1]} log rows")
-        return IterationPlan(num_decode, expected_s, self.log)
+        return IterationPlan(*costs, self.log)
 
     def end_iteration(self, plan: IterationPlan, took_s: float) -> None:
         """The work of ``plan`` is done and took so many seconds."""

@@ -38,12 +38,33 @@ def _inference(size: Size) -> dict[str, Any]:
     return inference(size)
 
 
+def _fidelity(size: Size) -> dict[str, Any]:
+    from rlkv.bench.fidelity import fidelity
+
+    return fidelity(size)
+
+
+def _swap(size: Size) -> dict[str, Any]:
+    from rlkv.bench.swap import swap
+
+    return swap(size)
+
+
+def _resume(size: Size) -> dict[str, Any]:
+    from rlkv.bench.resume import resume
+
+    return resume(size)
+
+
 #: Every bench by name, in the order of ``rlkv bench all``; imports what it needs when it runs.
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "sim": _sim,
     "env": _env,
     "train": _train,
     "inference": _inference,
+    "fidelity": _fidelity,
+    "swap": _swap,
+    "resume": _resume,
 }
 
 #: What is aimed at: figure -> (``>=`` or ``<=``, value).
@@ -53,6 +74,9 @@ AIMS: dict[str, tuple[str, float]] = {
     # Two resident set sizes are compared; they vary by about half a byte a session.
     "evaluation_growth_bytes_per_session": ("<=", 1.0),
     "cpu_s_to_pass_rule": ("<=", 60.0),
+    "worst_error_ratio": ("<=", 0.03),
+    "copy_over_memcpy": (">=", 0.9),
+    "iteration_with_swap_over_without": ("<=", 1.05),
 }
 
 

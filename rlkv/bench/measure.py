@@ -33,6 +33,11 @@ class Size:
     pass_sessions: int = 1000  #: of its traces, as the scenario has
     inference_rows: Sequence[int] = (1, 128)
     inference_calls: int = 2000
+    engine_model: str = "tiny"  #: on which the simulator is compared with the real engine
+    calibration_rounds: int = 3
+    fidelity_sessions: int = 60  #: of each trace
+    fidelity_seeds: int = 2
+    resume_contexts: Sequence[int] = (64, 256, 1024, 4096)
 
 
 def median_cpu_s(run: Callable[[], object], repetitions: int) -> float:

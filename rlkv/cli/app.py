@@ -8,6 +8,7 @@ from rlkv import __version__
 from rlkv.cli import (
     bench,
     bundle,
+    calibrate,
     explain,
     pauses,
     profiles,
@@ -25,7 +26,7 @@ from rlkv_engine.errors import InputError
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
     train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, report, validate,
-    bench,
+    calibrate, bench,
 )  # fmt: skip
 
 

@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def bench_command(
-    name: Annotated[str, typer.Argument(help="sim, env, train, inference, or all.")],
+    name: Annotated[
+        str, typer.Argument(help="sim, env, train, inference, fidelity, swap, resume, or all.")
+    ],
     as_json: AsJson = False,
     out: Annotated[
         Path | None,
@@ -36,6 +38,7 @@ def bench_command(
     from rich.console import Console
 
     from rlkv.bench import BENCHES, run_bench
+    from rlkv_envs.traces.whole_file import write_files
 
     chosen = list(BENCHES) if name == "all" else [name]
     files: dict[str, Path] = {}
@@ -52,6 +55,10 @@ def bench_command(
         records.append(record)
         if each in files:
             write_json(record, files[each])
+            if each == "resume":
+                from rlkv.report.resume_picture import resume_png
+
+                write_files(files[each].parent, {f"{files[each].stem}.png": resume_png(record)})
     if as_json:
         typer.echo(json.dumps(records if name == "all" else records[0]))
         return

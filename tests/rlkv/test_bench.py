@@ -37,6 +37,10 @@ TINY = Size(
     pass_sessions=20,
     inference_rows=(1, 9),
     inference_calls=2,
+    calibration_rounds=1,
+    fidelity_sessions=3,
+    fidelity_seeds=1,
+    resume_contexts=(64, 256),
 )
 
 

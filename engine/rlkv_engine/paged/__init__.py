@@ -1,1 +1,1 @@
-"""A real engine under the compiled scheduler: a model, KV in two tiers, real copies."""
+"""The engine with a real model: a Llama-family decoder over a paged KV cache, in torch."""

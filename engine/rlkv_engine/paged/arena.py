@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +45,27 @@ class Arena:
     def block_bytes(self) -> int:
         """Bytes of one block, all layers."""
         return self.device[:, :, 0].numel() * self.device.element_size()
+
+
+class HasKV(Protocol):
+    """What a model's configuration says of its KV."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers."""
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads of keys and values of a layer."""
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers of a head."""
+
+
+def kv_shape(config: HasKV, dtype: torch.dtype) -> KVShape:
+    """What one token's KV of a model looks like."""
+    return KVShape(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
 
 
 def build_arena(

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from rlkv_engine.paged.arena import Arena
@@ -39,8 +40,9 @@ class CopyEngine(Protocol):
 class ThreadCopies:
     """Copies on a worker thread, for a machine whose two tiers are both RAM.
 
-    A block of the device arena is ``2 * num_layers`` runs of memory; PyTorch moves them without
-    holding Python's lock, beside the model's compute.
+    A block of the device arena is ``2 * num_layers`` runs of memory. NumPy moves them without
+    Python's lock, beside the model's compute, and on this thread alone: PyTorch would share each
+    copy out among the threads that compute.
     """
 
     def __init__(self, arena: Arena) -> None:
@@ -64,22 +66,33 @@ class ThreadCopies:
         """Waits for what is under way, and ends the thread."""
         self._thread.shutdown()
 
-    @torch.inference_mode()
     def _run(self, copies: list[Copy]) -> list[Copy]:
         return [copy for copy in copies if not self._copied(copy)]
 
     def _copied(self, copy: Copy) -> bool:
         try:
             copy_blocks(self._arena, copy)
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             return False
         return True
 
 
+def copy_engine(arena: Arena) -> CopyEngine:
+    """What makes copies on this machine: a stream of the GPU, or a thread where there is none."""
+    if arena.device.is_cuda:
+        from rlkv_engine.paged.stream_copies import StreamCopies
+
+        return StreamCopies(arena)
+    return ThreadCopies(arena)
+
+
 def copy_blocks(arena: Arena, copy: Copy) -> None:
-    """Makes one copy at once, in the calling thread."""
+    """Makes one copy at once, in the calling thread; both tiers are RAM."""
+    # As integers of the same size: NumPy has no bfloat16.
+    integers = {2: torch.int16, 4: torch.int32}[arena.device.element_size()]
+    on_device, on_host = arena.device.view(integers).numpy(), arena.host.view(integers).numpy()
     for device, host in zip(copy.device, copy.host, strict=True):
         if copy.out:
-            arena.host[host].copy_(arena.device[:, :, device])
+            np.copyto(on_host[host], on_device[:, :, device])
         else:
-            arena.device[:, :, device].copy_(arena.host[host])
+            np.copyto(on_device[:, :, device], on_host[host])

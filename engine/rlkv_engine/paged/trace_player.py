@@ -17,10 +17,10 @@ from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.estimates import PauseTable
 from rlkv_engine.loop import RULE_POLICY, Policy
-from rlkv_engine.paged.arena import build_arena
+from rlkv_engine.paged.arena import build_arena, kv_shape
 from rlkv_engine.paged.clock import Clock
 from rlkv_engine.paged.context import Context
-from rlkv_engine.paged.copies import ThreadCopies
+from rlkv_engine.paged.copies import copy_engine
 from rlkv_engine.paged.executor import Executor
 from rlkv_engine.profile import Profile
 from rlkv_engine.stepped import IterationPlan, SteppedEngine
@@ -78,13 +78,13 @@ class TracePlayer:
         self._contexts: dict[int, Context] = {}
         self._outputs: dict[int, list[int]] = {}
         self._arena = build_arena(
-            loaded.config.kv_shape(loaded.model.dtype),
+            kv_shape(loaded.config, loaded.model.dtype),
             num_device_blocks=profile.num_device_blocks,
             num_host_blocks=profile.num_host_blocks,
             block_size=profile.block_size,
             device=loaded.model.device,
         )
-        self._copies = ThreadCopies(self._arena)
+        self._copies = copy_engine(self._arena)
         self.executor = Executor(
             loaded.model,
             self._arena,

@@ -14,12 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlkv_engine.paged.arena import KVShape
 from rlkv_engine.paged.attention_batch import AttentionBatch
 
 VOCAB_SIZE = 251
 NUM_LAYERS = 2
-SHAPE = KVShape(NUM_LAYERS, num_kv_heads=1, head_dim=2, dtype=torch.float32)
 
 
 def next_token(tokens: Sequence[int]) -> int:
@@ -74,14 +72,16 @@ class SummingConfig:
     vocab_size: int = VOCAB_SIZE
     max_position_embeddings: int = 4096
 
-    def kv_shape(self, dtype: torch.dtype) -> KVShape:
-        return SHAPE
+    num_layers: int = NUM_LAYERS
+    num_kv_heads: int = 1
+    head_dim: int = 2
 
 
 @dataclass(frozen=True)
 class SummingLoaded:
     model: SummingModel
     config: SummingConfig
+    name: str = "summing"
 
 
 def summing_model(max_tokens: int = 4096) -> SummingLoaded:

@@ -1,0 +1,92 @@
+"""How fast KV blocks move between the tiers, and what that costs the iterations beside it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlkv.bench.measure import Size
+from rlkv_engine.paged.arena import Arena, KVShape, build_arena
+from rlkv_engine.paged.copies import Copy, copy_engine
+
+#: KV of SmolLM2-135M in fp32: 737 kB a block of 16 tokens.
+SHAPE = KVShape(num_layers=30, num_kv_heads=3, head_dim=64, dtype=torch.float32)
+BLOCK_SIZE = 16
+NUM_BLOCKS = 256
+#: Blocks that are moved together: about what a budget of one iteration is.
+COPIED = (1, 8, 64)
+
+
+def swap(size: Size) -> dict[str, Any]:
+    """Bytes per second of swapping over those of one large copy of the same size.
+
+    Blocks are drawn at random on both tiers; the large copy is contiguous memory to contiguous
+    memory, in the same thread, by turns with the blocks.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    arena = build_arena(
+        SHAPE,
+        num_device_blocks=NUM_BLOCKS,
+        num_host_blocks=NUM_BLOCKS,
+        block_size=BLOCK_SIZE,
+        device=device,
+    )
+    arena.device.normal_()
+    arena.host.normal_()
+    figures: dict[str, float] = {}
+    for copied in COPIED:
+        for out in (True, False):
+            ratio, bytes_per_s = _over_memcpy(arena, copied, out, 3 * size.repetitions)
+            way = "out" if out else "in"
+            figures[f"copy_over_memcpy_{way}_{copied}"] = ratio
+            figures[f"bytes_per_s_{way}_{copied}"] = bytes_per_s
+    largest = max(COPIED)
+    figures["copy_over_memcpy"] = min(
+        figures[f"copy_over_memcpy_{way}_{largest}"] for way in ("out", "in")
+    )
+    return {
+        "figures": figures,
+        "measured_on": {
+            "device": str(device),
+            "block_bytes": arena.block_bytes,
+            "pinned": arena.pinned,
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _over_memcpy(arena: Arena, copied: int, out: bool, repetitions: int) -> tuple[float, float]:
+    copies = copy_engine(arena)
+    random = np.random.default_rng(0)
+    flat = torch.randn(copied, *arena.host.shape[1:], dtype=arena.host.dtype)
+    large = torch.empty_like(flat, device=arena.device.device)
+    ratios, speeds = [], []
+    for repetition in range(repetitions + 1):
+        device = random.choice(NUM_BLOCKS, copied, replace=False).tolist()
+        host = random.choice(NUM_BLOCKS, copied, replace=False).tolist()
+        start_s = time.perf_counter()
+        copies.start([Copy(0, out, range(copied), device, host)])
+        copies.wait()
+        _synchronize(arena)
+        blocks_s = time.perf_counter() - start_s
+        start_s = time.perf_counter()
+        if out:
+            flat.copy_(large)
+        else:
+            large.copy_(flat)
+        _synchronize(arena)
+        large_s = time.perf_counter() - start_s
+        if repetition > 0:
+            ratios.append(large_s / blocks_s)
+            speeds.append(copied * arena.block_bytes / blocks_s)
+    copies.close()
+    return statistics.median(ratios), statistics.median(speeds)
+
+
+def _synchronize(arena: Arena) -> None:
+    if arena.device.is_cuda:
+        torch.cuda.synchronize()

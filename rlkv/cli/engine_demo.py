@@ -1,0 +1,147 @@
+"""``rlkv engine demo``: every policy in turn on the real engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlkv.cli.model_options import Device, Dtype, Model, Threads, model_of
+from rlkv.cli.output import AsJson, check_writable
+from rlkv_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DEFAULT_OUT = Path("runs/engine-demo")
+DEFAULT_POLICIES = "house,preserve,swap,discard,lru,two-tier-lru"
+#: Of the profile that is measured where none is given.
+_ROUNDS = 1
+
+
+def demo_command(
+    model: Model = "tiny",
+    profile: Annotated[
+        str | None,
+        typer.Option(help="A file of rlkv calibrate; without it a quick one is measured first."),
+    ] = None,
+    workload: Annotated[str, typer.Option(help="Whose sessions (rlkv workloads list).")] = (
+        "crossover"
+    ),
+    sessions: Annotated[int, typer.Option(help="Sessions of the trace.")] = 24,
+    concurrent: Annotated[
+        float, typer.Option(help="Sessions in the system at a time, about.")
+    ] = 8.0,
+    memory: Annotated[
+        float, typer.Option(help="Device pool as a share of what these want to hold.")
+    ] = 0.4,
+    context: Annotated[int, typer.Option(help="Longest context, tokens.")] = 512,
+    policies: Annotated[
+        str, typer.Option(help="Rules with commas between, each with its plain constants.")
+    ] = DEFAULT_POLICIES,
+    bundle: Annotated[
+        list[Path] | None, typer.Option(help="A trained bundle; may be given several times.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the trace.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    out: Annotated[Path, typer.Option(help="Folder of the record and the picture.")] = DEFAULT_OUT,
+    as_json: AsJson = False,
+) -> None:
+    """Run the same sessions under every policy on a real model, and compare latencies and tokens.
+
+    Contexts and pauses of the workload are scaled to the model and the machine. Exit code 1 if a
+    session's tokens depend on the policy.
+    """
+    from rich.console import Console
+
+    from rlkv.calibration import Sizes, calibrate
+    from rlkv.cli.progress import progress_bars
+    from rlkv.engine_demo import demonstrate
+    from rlkv.miniature_scenario import miniature_scenario
+    from rlkv.report.engine_picture import demonstration_png
+    from rlkv_agents.bundle import load_bundle
+    from rlkv_agents.policy import AgentPolicy
+    from rlkv_agents.rules import make_rule
+    from rlkv_agents.shipped import bundle_folder
+    from rlkv_engine.profile import load_profile
+    from rlkv_envs.traces.whole_file import write_files
+
+    if sessions < 1 or concurrent <= 0 or memory <= 0:
+        raise InputError("--sessions, --concurrent and --memory must be above 0")
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    chosen = [AgentPolicy(name, make_rule(name)) for name in names]
+    chosen += [
+        load_bundle(bundle_folder(folder)).policy
+        for folder in ([Path("universal")] if bundle is None else bundle)
+    ]
+    check_writable(out)
+    loaded = model_of(model, device, dtype, threads)
+    with progress_bars() as on_progress:
+        if profile is None:
+            measured = calibrate(loaded, Sizes(), rounds=_ROUNDS, on_progress=on_progress).profile
+        else:
+            measured = load_profile(profile)
+        scenario = miniature_scenario(
+            workload,
+            measured,
+            max_context_tokens=min(context, loaded.config.max_position_embeddings),
+            num_sessions=sessions,
+            num_concurrent=concurrent,
+            memory=memory,
+        )
+        demonstration = demonstrate(loaded, scenario, chosen, seed, on_progress)
+    record = demonstration.record()
+    write_files(
+        out,
+        {
+            "demo.json": (json.dumps(record, indent=2) + "\n").encode(),
+            "demo.png": demonstration_png(record),
+        },
+    )
+    if as_json:
+        typer.echo(json.dumps(record))
+    else:
+        console = Console()
+        console.print(_table(record))
+        console.print(f"{out / 'demo.json'} and {out / 'demo.png'}", soft_wrap=True)
+    if not demonstration.same_tokens:
+        names_of = ", ".join(demonstration.other_tokens)
+        typer.echo(f"rlkv: sessions generate other tokens under {names_of}", err=True)
+        raise typer.Exit(1)
+
+
+def _table(record: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title=f"{record['num_sessions']} sessions of {record['workload']} on {record['model']},"
+        f" {record['num_device_blocks']} + {record['num_host_blocks']} blocks"
+    )
+    table.add_column("policy")
+    for column in ("mean", "p90", "resume p50", "p90", "recomputed", "blocks out", "in"):
+        table.add_column(column, justify="right")
+    ordered = sorted(
+        record["policies"].items(), key=lambda item: item[1]["normalized_latency_s"]["mean"]
+    )
+    for name, figures in ordered:
+        token, resume = figures["normalized_latency_s"], figures["resume_latency_s"]
+        table.add_row(
+            name,
+            f"{1e3 * token['mean']:.2f}",
+            f"{1e3 * token['p90']:.2f}",
+            f"{1e3 * resume['p50']:.1f}",
+            f"{1e3 * resume['p90']:.1f}",
+            f"{figures['recompute_ratio']:.1%}",
+            str(figures["blocks_out"]),
+            str(figures["blocks_in"]),
+        )
+    same = "the same" if record["same_tokens"] else "NOT the same"
+    table.caption = (
+        "ms a generated token, pauses excluded; ms from tool return to the next token."
+        f" Every session's tokens are {same} under every policy."
+    )
+    return table

@@ -1,0 +1,96 @@
+"""Every policy in turn on the real engine: the same sessions, the same tokens, other latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rlkv.provenance import command, commit, machine
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.real_engine import RealRun, play_policy
+from rlkv_engine.paged.clock import WallClock
+from rlkv_envs.metrics import distribution
+from rlkv_envs.scenario import Scenario
+
+if TYPE_CHECKING:
+    from rlkv_engine.paged.loading import LoadedModel
+
+#: ``on_progress(policy, finished sessions, sessions)``.
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """What every policy did with one trace on one model."""
+
+    scenario: Scenario
+    seed: int
+    model: str
+    runs: dict[str, RealRun]
+
+    @property
+    def same_tokens(self) -> bool:
+        """Whether every session generated the same tokens under every policy."""
+        digests = [run.output_digests for run in self.runs.values()]
+        return all(other == digests[0] for other in digests)
+
+    @property
+    def other_tokens(self) -> list[str]:
+        """Policies under which a session generated other tokens than under the first."""
+        first, *_ = self.runs.values()
+        return [n for n, run in self.runs.items() if run.output_digests != first.output_digests]
+
+    def record(self) -> dict[str, Any]:
+        """The run as JSON values."""
+        profile = self.scenario.profile
+        return {
+            "model": self.model,
+            "workload": self.scenario.workload.name,
+            "num_sessions": self.scenario.num_sessions,
+            "rate_per_s": self.scenario.rate_per_s,
+            "seed": self.seed,
+            "num_device_blocks": profile.num_device_blocks,
+            "num_host_blocks": profile.num_host_blocks,
+            "block_size": profile.block_size,
+            "policies": {name: _figures(run) for name, run in self.runs.items()},
+            "same_tokens": self.same_tokens,
+            "commit": commit(),
+            "command": command(),
+            "machine": machine(),
+        }
+
+
+def demonstrate(
+    loaded: LoadedModel,
+    scenario: Scenario,
+    policies: Sequence[AgentPolicy],
+    seed: int,
+    on_progress: OnProgress = lambda *_: None,
+) -> Demonstration:
+    """Runs the held-out trace of a seed in real time, under one policy after the other."""
+    trace = scenario.trace(seed, "test")
+    runs = {}
+    for policy in policies:
+        report = partial(_report, on_progress, policy.name, trace.num_sessions)
+        runs[policy.name] = play_policy(loaded, scenario, policy, trace, WallClock(), report)
+    return Demonstration(scenario, seed, loaded.name, runs)
+
+
+def _report(on_progress: OnProgress, policy: str, total: int, finished: int) -> None:
+    on_progress(policy, finished, total)
+
+
+def _figures(run: RealRun) -> dict[str, Any]:
+    result = run.result
+    return {
+        "normalized_latency_s": distribution(result.normalized_latency_s),
+        "resume_latency_s": distribution(result.resume_latency_s),
+        "recompute_ratio": result.recompute_ratio,
+        "waste_ratio": result.waste,
+        "num_preemptions": result.num_preemptions,
+        "blocks_out": run.blocks_out,
+        "blocks_in": run.blocks_in,
+        "duration_s": result.duration_s,
+    }

@@ -1,0 +1,75 @@
+"""``rlkv engine demo``: every policy on the real engine, the same tokens."""
+
+from __future__ import annotations
+
+from rlkv.engine_demo import Demonstration, demonstrate
+from rlkv.miniature_scenario import miniature_scenario
+from rlkv.report.engine_picture import demonstration_png
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.real_engine import play_policy
+from rlkv_agents.rules import make_rule
+from rlkv_engine.profile import Profile
+from rlkv_envs.scenario import Scenario
+from tests.engine.paged.small_engine import tiny_profile
+from tests.engine.paged.summing_model import summing_model
+
+
+def scenario(profile: Profile | None = None) -> Scenario:
+    return miniature_scenario(
+        "crossover",
+        profile or tiny_profile(),
+        max_context_tokens=100,
+        num_sessions=6,
+        num_concurrent=4.0,
+        memory=0.5,
+    )
+
+
+def fast() -> Profile:
+    """Real time passes: what costs milliseconds there is made to look as if it did."""
+    from dataclasses import replace
+
+    return replace(tiny_profile(), iteration_s=2e-4, prefill_token_s=1e-6, decode_session_s=1e-6)
+
+
+def policies() -> list[AgentPolicy]:
+    return [AgentPolicy(name, make_rule(name)) for name in ("house", "swap", "discard")]
+
+
+def test_memory_binds_in_a_miniature() -> None:
+    small = scenario()
+    trace = small.trace(0, "test")
+    wanted = (trace.input_tokens + trace.output_tokens).mean() * 4.0 / small.profile.block_size
+    assert small.profile.num_device_blocks < wanted
+    assert trace.max_context_tokens <= 100
+
+
+def test_every_policy_generates_the_same_tokens() -> None:
+    done: dict[str, int] = {}
+    demonstration = demonstrate(
+        summing_model(),  # type: ignore[arg-type]
+        scenario(fast()),
+        policies(),
+        seed=0,
+        on_progress=lambda name, finished, total: done.update({name: finished}),
+    )
+    record = demonstration.record()
+    assert record["same_tokens"] and demonstration.other_tokens == []
+    assert done == {"house": 6, "swap": 6, "discard": 6}
+    assert set(record["policies"]) == set(done)
+    assert record["policies"]["discard"]["blocks_out"] == 0
+    assert record["policies"]["swap"]["blocks_out"] > 0
+    assert demonstration_png(record).startswith(b"\x89PNG")
+
+
+def test_other_tokens_are_noticed() -> None:
+    small = scenario()
+    trace, loaded = small.trace(0, "test"), summing_model()
+    runs = {
+        policy.name: play_policy(loaded, small, policy, trace)  # type: ignore[arg-type]
+        for policy in policies()
+    }
+    runs["discard"].output_digests[3] = "other"
+    demonstration = Demonstration(small, 0, "summing", runs)
+    assert not demonstration.same_tokens
+    assert demonstration.other_tokens == ["discard"]
