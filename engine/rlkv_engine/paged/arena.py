@@ -93,7 +93,7 @@ def build_arena(
             f" {num_device_blocks * block_bytes} B"
         ) from error
     try:
-        on_host, pinned = _host_memory(host_shape, shape.dtype, pin=device.type == "cuda")
+        on_host, pinned = host_memory(host_shape, shape.dtype, pin=device.type == "cuda")
     except (RuntimeError, MemoryError) as error:
         raise InputError(
             f"no memory for {num_host_blocks} KV blocks on the host:"
@@ -102,7 +102,8 @@ def build_arena(
     return Arena(on_device, on_host, pinned)
 
 
-def _host_memory(shape: tuple[int, ...], dtype: torch.dtype, pin: bool) -> tuple[Tensor, bool]:
+def host_memory(shape: tuple[int, ...], dtype: torch.dtype, pin: bool) -> tuple[Tensor, bool]:
+    """Memory of the host, all 0, and whether it is pinned; it is used as it is where it cannot be."""
     if pin:
         try:
             return torch.zeros(shape, dtype=dtype, pin_memory=True), True
