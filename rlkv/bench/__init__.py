@@ -38,6 +38,12 @@ def _inference(size: Size) -> dict[str, Any]:
     return inference(size)
 
 
+def _engine(size: Size) -> dict[str, Any]:
+    from rlkv.bench.engine import engine
+
+    return engine(size)
+
+
 def _fidelity(size: Size) -> dict[str, Any]:
     from rlkv.bench.fidelity import fidelity
 
@@ -62,6 +68,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "env": _env,
     "train": _train,
     "inference": _inference,
+    "engine": _engine,
     "fidelity": _fidelity,
     "swap": _swap,
     "resume": _resume,
@@ -74,6 +81,11 @@ AIMS: dict[str, tuple[str, float]] = {
     # Two resident set sizes are compared; they vary by about half a byte a session.
     "evaluation_growth_bytes_per_session": ("<=", 1.0),
     "cpu_s_to_pass_rule": ("<=", 60.0),
+    **{
+        f"{what}_over_{other}": (">=", 1.0)
+        for what in ("decode_1", "decode_8", "prefill_512")
+        for other in ("vllm", "transformers")
+    },
     "worst_error_ratio": ("<=", 0.03),
     "copy_over_memcpy": (">=", 0.9),
     "iteration_with_swap_over_without": ("<=", 1.05),

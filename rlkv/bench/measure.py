@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+#: SmolLM2-135M, in the words of transformers.
+SMOLLM2_135M: Mapping[str, Any] = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +46,8 @@ class Size:
     pass_sessions: int = 1000  #: of its traces, as the scenario has
     inference_rows: Sequence[int] = (1, 128)
     inference_calls: int = 2000
+    engine_shape: Mapping[str, Any] = field(default_factory=lambda: SMOLLM2_135M)
+    engine_tokens: int = 32  #: that a stream decodes
     engine_model: str = "tiny"  #: on which the simulator is compared with the real engine
     calibration_rounds: int = 3
     fidelity_sessions: int = 60  #: of each trace

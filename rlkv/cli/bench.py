@@ -24,7 +24,8 @@ def register(app: typer.Typer) -> None:
 
 def bench_command(
     name: Annotated[
-        str, typer.Argument(help="sim, env, train, inference, fidelity, swap, resume, or all.")
+        str,
+        typer.Argument(help="sim, env, train, inference, engine, fidelity, swap, resume, or all."),
     ],
     as_json: AsJson = False,
     out: Annotated[

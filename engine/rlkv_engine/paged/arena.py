@@ -103,7 +103,7 @@ def build_arena(
 
 
 def host_memory(shape: tuple[int, ...], dtype: torch.dtype, pin: bool) -> tuple[Tensor, bool]:
-    """Memory of the host, all 0, and whether it is pinned; it is used as it is where it cannot be."""
+    """Memory of the host, all 0, and whether it is pinned; where it cannot be it is used as is."""
     if pin:
         try:
             return torch.zeros(shape, dtype=dtype, pin_memory=True), True
