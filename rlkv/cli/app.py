@@ -9,6 +9,7 @@ from rlkv.cli import (
     bench,
     bundle,
     calibrate,
+    engine,
     explain,
     pauses,
     profiles,
@@ -26,7 +27,7 @@ from rlkv_engine.errors import InputError
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
     train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, report, validate,
-    calibrate, bench,
+    calibrate, engine, bench,
 )  # fmt: skip
 
 

@@ -168,6 +168,8 @@ class PagedEngine:
         *,
         max_new_tokens: int,
         kept_tokens: int | None = None,
+        stop_tokens: Collection[int] | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         """The pause is over: the next prompt is the context so far and ``new_tokens``.
 
@@ -176,6 +178,8 @@ class PagedEngine:
             new_tokens: token ids.
             max_new_tokens: longest output of this turn.
             kept_tokens: so much of the context so far stays; without it, all of it.
+            stop_tokens: as in ``add_session``; without it, those of the turn before.
+            sampling: as in ``add_session``; without it, that of the turn before.
 
         Raises:
             KeyError: no such session.
@@ -193,6 +197,10 @@ class PagedEngine:
         self._engine.resume(session, prompt_tokens, kept, max_new_tokens)
         context.begin_turn(kept, new_tokens)
         found.left = max_new_tokens
+        if stop_tokens is not None:
+            found.stop_tokens = frozenset(stop_tokens)
+        if sampling is not None:
+            context.sampling = sampling
 
     def cancel(self, session: int) -> None:
         """The session ends, whatever it is doing; nothing of it stays but what others may reuse.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rlkv_engine import state as S
 from rlkv_engine.errors import InputError
 from rlkv_engine.paged.engine import PagedEngine, Token
+from rlkv_engine.paged.sampling import Sampling
 from tests.engine.paged.small_engine import (
     BLOCK_SIZE,
     VERBS,
@@ -20,6 +21,7 @@ from tests.engine.paged.small_engine import (
     small_engine,
     use_copies,
 )
+from tests.engine.paged.summing_model import next_token
 
 BOUNDARIES = [k * BLOCK_SIZE + d for k in (2, 5) for d in (-1, 0, 1)]
 
@@ -171,6 +173,22 @@ def test_a_stop_token_ends_a_turn() -> None:
     generated = engine.tokens(session)[3:]
     stopped = engine.add_session(prompt, max_new_tokens=5, stop_tokens=[generated[2]])
     assert [token.end for token in run_turn(engine, stopped)] == [None, None, "stop"]
+    engine.close()
+
+
+def test_a_turn_may_stop_and_sample_otherwise_than_the_one_before() -> None:
+    engine = small_engine()
+    session = engine.add_session([1, 2, 3], max_new_tokens=2)
+    run_turn(engine, session)
+    likeliest = next_token([*engine.tokens(session), 4])
+    # So hot that the likeliest of 252 tokens is one among many.
+    hot = Sampling(temperature=100.0, seed=3)
+    engine.resume(session, [4], max_new_tokens=9, sampling=hot)
+    drawn = [token.token for token in run_turn(engine, session)]
+    assert drawn[0] != likeliest
+    engine.resume(session, [4], max_new_tokens=9, sampling=Sampling(), stop_tokens=range(252))
+    assert [token.end for token in run_turn(engine, session)] == ["stop"]
+    assert_right_tokens(engine.tokens(session), 3 + 2 + 1 + 9 + 1)
     engine.close()
 
 

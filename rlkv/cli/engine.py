@@ -1,0 +1,134 @@
+"""``rlkv engine``: a real model under the scheduler and a policy."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlkv_engine.errors import InputError
+
+KEY_VARIABLE = "RLKV_API_KEY"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``engine serve``."""
+    group = typer.Typer(no_args_is_help=True, help="A real model under the scheduler.")
+    group.command("serve")(serve_command)
+    app.add_typer(group, name="engine")
+
+
+def serve_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="`tiny` (random, built in memory), a Hugging Face folder, or a GGUF file."
+        ),
+    ] = "tiny",
+    profile: Annotated[
+        str | None,
+        typer.Option(help="What the model costs here: a TOML file, or a shipped profile's name."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address; one that others reach needs a key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    policy: Annotated[
+        str, typer.Option(help="A rule's name, `universal`, or a bundle's folder.")
+    ] = "house",
+    workload: Annotated[
+        str, typer.Option(help="Whose pauses are what is known of pauses, by the names of tools.")
+    ] = "coding-agent",
+    device_blocks: Annotated[
+        int | None, typer.Option(help="Blocks of the device pool; without it, the profile's.")
+    ] = None,
+    host_blocks: Annotated[
+        int | None, typer.Option(help="Blocks of the host pool; without it, the profile's.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What clients must show. {KEY_VARIABLE} keeps it out of lists of processes."
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A file whose first line is the key.")
+    ] = None,
+    max_sessions: Annotated[
+        int, typer.Option(help="Sessions kept; one more ends the one that was paused longest.")
+    ] = 1024,
+    session_idle_s: Annotated[
+        float, typer.Option(help="A session that is paused for so long ends, seconds.")
+    ] = 1800.0,
+    max_body_bytes: Annotated[int, typer.Option(help="Longest body of a request.")] = 16 * 2**20,
+) -> None:
+    """Serve a model with the OpenAI protocol; sessions pause while their tools run."""
+    # What can be refused at once is, before anything is loaded.
+    key = _read_key(api_key, api_key_file)
+    if key is None and not _is_loopback(host):
+        raise InputError(
+            f"--host {host} can be reached by others: give --api-key-file, --api-key or"
+            f" {KEY_VARIABLE}"
+        )
+    try:
+        from rlkv_service.openai_server.app import create_app
+        from rlkv_service.openai_server.options import ServerOptions
+        from rlkv_service.openai_server.run import run_app
+    except ModuleNotFoundError as error:
+        raise InputError(f"serving needs {error.name}: pip install 'rlkv[serve]'") from error
+    options = ServerOptions(key, max_sessions, session_idle_s, max_body_bytes)
+    with _listen(host, port) as listening:
+        from rlkv.engine_setup import build_engine, engine_profile, load, warm_up
+
+        loaded = load(model, dtype, device)
+        costs = engine_profile(loaded, profile, device_blocks, host_blocks)
+        token_bytes = loaded.config.kv_shape(loaded.model.dtype).token_bytes
+        if costs.kv_bytes_per_token != token_bytes:
+            typer.echo(
+                f"warning: profile {costs.name} is of a model with {costs.kv_bytes_per_token} B of"
+                f" KV per token, {loaded.name} has {token_bytes}: decisions will be off",
+                err=True,
+            )
+        engine = build_engine(loaded, costs, policy=policy, workload=workload)
+        typer.echo("compiling: up to two minutes the first time", err=True)
+        warm_up(engine)
+        app = create_app(loaded, engine, options)
+        shown = f"[{host}]" if ":" in host else host
+        typer.echo(f"{loaded.name} at http://{shown}:{listening.getsockname()[1]}/v1")
+        run_app(app, listening)
+
+
+def _read_key(key: str | None, file: Path | None) -> str | None:
+    if key is not None and file is not None:
+        raise InputError("--api-key and --api-key-file exclude each other")
+    if file is None:
+        return os.environ.get(KEY_VARIABLE) if key is None else key
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", path=file) from error
+    if not lines or not lines[0].strip():
+        raise InputError("its first line is empty: no key", path=file)
+    return lines[0].strip()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise InputError(f"cannot listen at {host} port {port}: {reason}") from error

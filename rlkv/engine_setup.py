@@ -1,0 +1,150 @@
+"""Puts a real engine together: a model, its costs here, a policy, what is known of pauses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rlkv_agents.bundle import load_bundle
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.rules import RULES, make_rule
+from rlkv_engine.errors import InputError
+from rlkv_engine.paged.attention_cpu import cpu_attention
+from rlkv_engine.paged.attention_torch import torch_attention
+from rlkv_engine.paged.engine import PagedEngine
+from rlkv_engine.paged.loading import LoadedModel, load_model
+from rlkv_engine.profile import Profile, load_profile
+from rlkv_envs.scenario import Scenario
+from rlkv_envs.workloads import make_workload
+
+TINY = "tiny"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ASSUMED = "assumed, not measured: the order of magnitude on two cores"
+
+
+def load(model: str = TINY, dtype: str = "fp32", device: str = "cpu") -> LoadedModel:
+    """Loads a model with the attention that is right for the device.
+
+    Args:
+        model: ``tiny``, a Hugging Face folder, or a GGUF file.
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+        device: as torch names it.
+
+    Raises:
+        InputError: there is no such model, type or device.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}: one of {', '.join(DTYPES)}")
+    attention = cpu_attention if device == "cpu" else torch_attention
+    return load_model(model, dtype=DTYPES[dtype], device=device, attention=attention)
+
+
+def engine_profile(
+    loaded: LoadedModel,
+    name: str | None = None,
+    num_device_blocks: int | None = None,
+    num_host_blocks: int | None = None,
+) -> Profile:
+    """The profile of a model on this machine, its pools changed where that is asked for.
+
+    Args:
+        loaded: the model.
+        name: of a profile, or its file; ``tiny`` does without.
+        num_device_blocks: without it, as the profile says.
+        num_host_blocks: without it, as the profile says.
+
+    Raises:
+        InputError: no such profile, none for a model that needs one, or a pool that cannot be.
+    """
+    if name is not None:
+        profile = load_profile(name)
+    elif loaded.name == TINY:
+        profile = tiny_profile(loaded)
+    else:
+        raise InputError(f"model {loaded.name!r} needs a profile: give --profile")
+    changes = {"num_device_blocks": num_device_blocks, "num_host_blocks": num_host_blocks}
+    return replace(profile, **{key: n for key, n in changes.items() if n is not None})  # type: ignore[arg-type]
+
+
+def tiny_profile(loaded: LoadedModel) -> Profile:
+    """A profile of ``tiny`` for machines on which nothing was measured."""
+    costs = {
+        "iteration_s": 2e-3,
+        "prefill_token_s": 2e-5,
+        "prefill_token_context_s": 1e-9,
+        "decode_session_s": 1e-4,
+        "kv_token_s": 1e-8,
+        "swap_out_bytes_per_s": 1e9,
+        "swap_in_bytes_per_s": 1e9,
+        "swap_latency_s": 1e-4,
+    }
+    return Profile(
+        name="tiny",
+        description="the tiny model on any machine: costs are assumed",
+        block_size=16,
+        kv_bytes_per_token=loaded.config.kv_shape(loaded.model.dtype).token_bytes,
+        num_device_blocks=2048,
+        num_host_blocks=4096,
+        shared_link=True,
+        max_num_seqs=64,
+        max_num_batched_tokens=512,
+        sources=dict.fromkeys(costs, _ASSUMED),
+        **costs,
+    )
+
+
+def build_engine(
+    loaded: LoadedModel,
+    profile: Profile | None = None,
+    *,
+    policy: str = "house",
+    workload: str = "coding-agent",
+) -> PagedEngine:
+    """An engine that decides by a policy.
+
+    Args:
+        loaded: the model.
+        profile: without it, that of ``tiny``.
+        policy: a rule's name, ``universal``, or the folder of a bundle.
+        workload: whose pauses are what is known of pauses, by the names of tools.
+
+    Raises:
+        InputError: no such policy or workload, or not enough memory.
+    """
+    profile = profile or engine_profile(loaded)
+    scenario = Scenario("live", profile, make_workload(workload), rate_per_s=1.0, num_sessions=1)
+    chosen = _load_policy(policy).on(scenario)
+    table = scenario.table
+    return PagedEngine(
+        loaded,
+        profile,
+        chosen.rule.params(table),
+        table,
+        policy=chosen.compiled(),
+        lease_s=chosen.rule.leases(profile, table),
+    )
+
+
+def warm_up(engine: PagedEngine) -> None:
+    """Has an engine do everything once: compiled code is compiled before the first request."""
+    session = engine.add_session([0], max_new_tokens=2)
+    while not any(token.end for token in engine.step()):
+        pass
+    engine.pause(session, "warm up")
+    engine.step()
+    engine.resume(session, [0], max_new_tokens=1)
+    while not engine.step():
+        pass
+    engine.cancel(session)
+
+
+def _load_policy(name: str) -> AgentPolicy:
+    is_rule = name in RULES
+    policy = AgentPolicy(name, make_rule(name)) if is_rule else load_bundle(Path(name)).policy
+    if policy.sees_future:
+        raise InputError(f"policy {name!r} sees the future: it runs in the simulator alone")
+    if policy.predicts_pauses:
+        raise InputError(f"policy {name!r} predicts pauses from traces: it runs on these alone")
+    return policy
