@@ -103,6 +103,16 @@ class Llama(nn.Module):
 
     frequencies: Tensor  # [head_dim / 2] fp32
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, activations and cache."""
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything lies."""
+        return self.embedding.device
+
     @torch.inference_mode()
     def forward(
         self, input_ids: Tensor, positions: Tensor, arena: Tensor, batch: AttentionBatch
