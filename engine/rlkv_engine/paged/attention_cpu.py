@@ -23,7 +23,7 @@ from rlkv_engine.paged.attention_torch import (
     torch_attention,
     write_kv,
 )
-from rlkv_engine.paged.threads import kernel_threads
+from rlkv_engine.paged.threads import share_among_threads
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]
@@ -73,7 +73,7 @@ def _attend(query: Floats, kv_cache: Floats, plan: _Plan, scale: float, output: 
     """Writes the attention of the decoding sequences into the first rows of ``output``."""
     keys, values = kv_cache
     scores = plan.scores.numpy()
-    parallel = kernel_threads() > 1
+    parallel = share_among_threads(scores.size * query.shape[2])
     score, weigh = (_score_parallel, _weigh_parallel) if parallel else (_score, _weigh)
     score(query, keys, plan.tables, plan.lens, np.float32(scale), scores)
     torch.softmax(plan.scores, -1, out=plan.scores)
@@ -116,7 +116,8 @@ def _score_kv_head(
     per_kv_head = query.shape[1] // num_kv_heads
     length = lens[sequence]
     for head in range(kv_head * per_kv_head, (kv_head + 1) * per_kv_head):
-        scores[sequence, head, length:] = -np.inf
+        for t in range(length, scores.shape[2]):
+            scores[sequence, head, t] = -np.inf
     for first in range(0, length, block_size):
         block = keys[tables[sequence, first // block_size]]
         count = min(block_size, length - first)
@@ -176,7 +177,8 @@ def _weigh_kv_head(
     sequence, kv_head = i // num_kv_heads, i % num_kv_heads
     per_kv_head = output.shape[1] // num_kv_heads
     for head in range(kv_head * per_kv_head, (kv_head + 1) * per_kv_head):
-        output[sequence, head] = 0
+        for d in range(output.shape[2]):
+            output[sequence, head, d] = 0
     for first in range(0, lens[sequence], block_size):
         block = values[tables[sequence, first // block_size]]
         count = min(block_size, lens[sequence] - first)

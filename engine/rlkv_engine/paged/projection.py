@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlkv_engine.paged.skinny_matmul import MAX_ROWS, skinny_matmul
-from rlkv_engine.paged.threads import kernel_threads
+from rlkv_engine.paged.threads import share_among_threads
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -40,5 +40,5 @@ def _skinny(x: Tensor, weight: Tensor, result: Tensor, *, accumulate: bool) -> N
         weight.numpy(),
         result.numpy(),
         accumulate=accumulate,
-        parallel=kernel_threads() > 1,
+        parallel=share_among_threads(x.shape[0] * weight.numel()),
     )

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rlkv_engine.paged import threads
 from rlkv_engine.paged.attention_base import AttentionBackend
 from rlkv_engine.paged.attention_batch import AttentionBatch, Span
 from rlkv_engine.paged.attention_cpu import cpu_attention
@@ -90,7 +91,8 @@ def test_a_batch_serves_every_layer(attention: AttentionBackend) -> None:
         torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_two_threads_give_the_same() -> None:
+def test_two_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MIN_SHARED_PRODUCTS", 1)
     spans = scattered_spans([(n - 1, n) for n in (40, 9, 17)], 16, 12)
     query, key, value = (torch.randn(3, heads, 8) for heads in (4, 2, 2))
     kv_cache = torch.randn(2, 12, 16, 2, 8)
@@ -100,7 +102,6 @@ def test_two_threads_give_the_same() -> None:
         batch = AttentionBatch.from_spans(spans, [], block_size=16)
         outputs.append(cpu_attention(query, key, value, kv_cache, batch, 1.0))
         assert torch.get_num_threads() == num_threads
-    torch.set_num_threads(1)
     torch.testing.assert_close(outputs[0], outputs[1])
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rlkv_engine.paged.projection import add_projection, project
 from rlkv_engine.paged.rms_norm import rms_norm
 from rlkv_engine.paged.skinny_matmul import MAX_ROWS, skinny_matmul
+from rlkv_engine.paged.threads import share_among_threads
 
 #: Odd ones too, and more weights than one block of the kernel holds.
 SIZES = st.sampled_from([(1, 8), (2, 1), (7, 5), (64, 33), (131, 600), (514, 256)])
@@ -48,7 +49,9 @@ def test_threads_share_the_columns(rows: int, size: tuple[int, int]) -> None:
 
 def test_two_threads_of_torch_stay_two() -> None:
     torch.set_num_threads(2)
-    x, weight = torch.randn(2, 64), torch.randn(300, 64)
+    x, weight = torch.randn(4, 512), torch.randn(513, 512)
+    assert share_among_threads(x.shape[0] * weight.numel())
+    assert not share_among_threads(weight.numel())
     result = project(x, weight)
     assert torch.get_num_threads() == 2
     torch.testing.assert_close(result, F.linear(x, weight), atol=1e-4, rtol=1e-4)
