@@ -11,34 +11,50 @@ from rlkv_agents.bundle import load_bundle
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import RULES, make_rule
 from rlkv_engine.errors import InputError
-from rlkv_engine.paged.attention_cpu import cpu_attention
-from rlkv_engine.paged.attention_torch import torch_attention
+from rlkv_engine.paged.attention import default_attention
 from rlkv_engine.paged.engine import PagedEngine
-from rlkv_engine.paged.loading import LoadedModel, load_model
+from rlkv_engine.paged.loading import TINY, LoadedModel, load_model
 from rlkv_engine.profile import Profile, load_profile
 from rlkv_envs.scenario import Scenario
 from rlkv_envs.workloads import make_workload
 
-TINY = "tiny"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ASSUMED = "assumed, not measured: the order of magnitude on two cores"
 
 
-def load(model: str = TINY, dtype: str = "fp32", device: str = "cpu") -> LoadedModel:
+def load(
+    model: str = TINY,
+    device: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+) -> LoadedModel:
     """Loads a model with the attention that is right for the device.
 
     Args:
         model: ``tiny``, a Hugging Face folder, or a GGUF file.
-        dtype: ``fp32``, ``bf16`` or ``fp16``.
-        device: as torch names it.
+        device: ``cpu`` or ``cuda``; without it a GPU where there is one.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; without it what suits the device.
+        threads: of a CPU; without it one for each core, and one alone for ``tiny``, whose little
+            work is done sooner so.
 
     Raises:
         InputError: there is no such model, type or device.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}: one of {', '.join(DTYPES)}")
-    attention = cpu_attention if device == "cpu" else torch_attention
-    return load_model(model, dtype=DTYPES[dtype], device=device, attention=attention)
+    if dtype is not None and dtype not in _DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    if threads is not None or model == TINY:
+        torch.set_num_threads(threads or 1)
+    is_gpu = device.startswith("cuda")
+    return load_model(
+        model,
+        dtype=_DTYPES[dtype or ("bfloat16" if is_gpu else "float32")],
+        device=device,
+        attention=default_attention(torch.device("cuda" if is_gpu else "cpu")),
+    )
 
 
 def engine_profile(
@@ -84,7 +100,7 @@ def tiny_profile(loaded: LoadedModel) -> Profile:
         name="tiny",
         description="the tiny model on any machine: costs are assumed",
         block_size=16,
-        kv_bytes_per_token=loaded.config.kv_shape(loaded.model.dtype).token_bytes,
+        kv_bytes_per_token=loaded.config.kv_token_bytes(loaded.model.dtype),
         num_device_blocks=2048,
         num_host_blocks=4096,
         shared_link=True,

@@ -16,7 +16,7 @@ import torch
 from rlkv.bench.measure import Size
 from rlkv.bench.vllm_process import VllmProcess, vllm_python
 from rlkv.calibration import Sizes, provisional_profile
-from rlkv.cli.model_options import model_of
+from rlkv.engine_setup import load
 from rlkv_agents.rules import make_rule
 from rlkv_engine.estimates import fit_pause_table
 from rlkv_engine.paged.engine import PagedEngine
@@ -43,7 +43,7 @@ def engine(size: Size) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         reference = _save_model(Path(folder), size.engine_shape)
-        loaded = model_of(folder, "cpu", "float32", None)
+        loaded = load(folder, "cpu", "float32")
         engines: dict[str, Generate] = {
             "rlkv": _Ours(loaded),
             "transformers": _Transformers(reference),
@@ -118,11 +118,12 @@ def _took_s(generate: Generate, prompts: list[list[int]], new_tokens: int) -> fl
 def _save_model(folder: Path, shape: Mapping[str, Any]) -> Any:
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.manual_seed(0)
     # No token ends an output: all generate as many as they are asked for.
     config = transformers.LlamaConfig(**shape, bos_token_id=None, eos_token_id=None)
-    model = transformers.LlamaForCausalLM(config).eval()
+    model = transformers.LlamaForCausalLM(config)
+    model.train(False)
     model.save_pretrained(folder)
     return model
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlkv.bench.measure import Size
 from rlkv.calibration import Sizes, calibrate, profile_values
-from rlkv.cli.model_options import model_of
+from rlkv.engine_setup import load
 from rlkv.miniature_scenario import miniature_scenario
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.policy import AgentPolicy
@@ -32,7 +32,7 @@ def fidelity(size: Size) -> dict[str, Any]:
     policy, the traces one after the other, so that a moment of other load on the machine meets all
     policies alike.
     """
-    loaded = model_of(size.engine_model, None, None, None)
+    loaded = load(size.engine_model)
     calibration = calibrate(loaded, Sizes(), rounds=size.calibration_rounds)
     runs: dict[str, dict[str, float]] = {}
     for workload in WORKLOADS:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlkv.bench.measure import Size
 from rlkv.calibration import Sizes, provisional_profile
-from rlkv.cli.model_options import model_of
+from rlkv.engine_setup import load
 from rlkv_agents.rules import make_rule
 from rlkv_engine import state as S
 from rlkv_engine.estimates import fit_pause_table
@@ -34,7 +34,7 @@ def resume(size: Size) -> dict[str, Any]:
     Between pause and return a stranger takes every block it can have: what was preserved stays,
     what was swapped is on the host alone, what was discarded is overwritten.
     """
-    loaded = model_of(size.engine_model, None, None, None)
+    loaded = load(size.engine_model)
     longest = loaded.config.max_position_embeddings - RETURNED_TOKENS - 8
     contexts = [tokens for tokens in size.resume_contexts if tokens <= longest]
     seconds: dict[str, dict[str, float]] = {verb: {} for verb in VERBS}
@@ -84,14 +84,16 @@ def _resume_s(loaded: LoadedModel, verb: str, tokens: int, seed: int) -> float:
         prefix_caching=False,
     )
     try:
-        session = engine.add_session(random.integers(vocabulary, size=tokens - 1), max_new_tokens=2)
+        session = engine.add_session(
+            random.integers(vocabulary, size=tokens - 1).tolist(), max_new_tokens=2
+        )
         _run_turn(engine, session)
         engine.pause(session, "tool")
         while engine.idle_s == 0.0:
             engine.step()
         stranger_tokens = (num_blocks - 1) * BLOCK_SIZE - 4
         stranger = engine.add_session(
-            random.integers(vocabulary, size=stranger_tokens), max_new_tokens=2
+            random.integers(vocabulary, size=stranger_tokens).tolist(), max_new_tokens=2
         )
         _run_turn(engine, stranger)
         engine.cancel(stranger)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlkv.cli.model_options import Device, Dtype, Model, Threads, model_of
+from rlkv.cli.model_options import Device, Dtype, Model, Threads
 from rlkv.cli.output import AsJson, check_writable
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def calibrate_command(
     """
     from rlkv.calibration import Sizes, calibrate, profile_toml
     from rlkv.cli.progress import progress_bars
+    from rlkv.engine_setup import load
     from rlkv.report.calibration_picture import calibration_png
     from rlkv_engine.errors import InputError
     from rlkv_envs.traces.whole_file import write_files
@@ -54,7 +55,7 @@ def calibrate_command(
     if rounds < 1:
         raise InputError(f"--rounds must be at least 1, got {rounds}")
     check_writable(out)
-    loaded = model_of(model, device, dtype, threads)
+    loaded = load(model, device, dtype, threads)
     with progress_bars() as on_progress:
         calibration = calibrate(
             loaded, sizes, rounds=rounds, seed=seed, folder=out, on_progress=on_progress

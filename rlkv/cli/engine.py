@@ -10,25 +10,23 @@ from typing import Annotated
 
 import typer
 
+from rlkv.cli.engine_demo import demo_command
+from rlkv.cli.model_options import Device, Dtype, Model, Threads
 from rlkv_engine.errors import InputError
 
 KEY_VARIABLE = "RLKV_API_KEY"
 
 
 def register(app: typer.Typer) -> None:
-    """Adds ``engine serve``."""
+    """Adds ``engine serve`` and ``engine demo``."""
     group = typer.Typer(no_args_is_help=True, help="A real model under the scheduler.")
     group.command("serve")(serve_command)
+    group.command("demo")(demo_command)
     app.add_typer(group, name="engine")
 
 
 def serve_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="`tiny` (random, built in memory), a Hugging Face folder, or a GGUF file."
-        ),
-    ] = "tiny",
+    model: Model = "tiny",
     profile: Annotated[
         str | None,
         typer.Option(help="What the model costs here: a TOML file, or a shipped profile's name."),
@@ -49,8 +47,9 @@ def serve_command(
     host_blocks: Annotated[
         int | None, typer.Option(help="Blocks of the host pool; without it, the profile's.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -81,14 +80,14 @@ def serve_command(
         from rlkv_service.openai_server.options import ServerOptions
         from rlkv_service.openai_server.run import run_app
     except ModuleNotFoundError as error:
-        raise InputError(f"serving needs {error.name}: pip install 'rlkv[serve]'") from error
+        raise InputError(f"serving needs {error.name}: pip install 'rlkv[server]'") from error
     options = ServerOptions(key, max_sessions, session_idle_s, max_body_bytes)
     with _listen(host, port) as listening:
         from rlkv.engine_setup import build_engine, engine_profile, load, warm_up
 
-        loaded = load(model, dtype, device)
+        loaded = load(model, device, dtype, threads)
         costs = engine_profile(loaded, profile, device_blocks, host_blocks)
-        token_bytes = loaded.config.kv_shape(loaded.model.dtype).token_bytes
+        token_bytes = loaded.config.kv_token_bytes(loaded.model.dtype)
         if costs.kv_bytes_per_token != token_bytes:
             typer.echo(
                 f"warning: profile {costs.name} is of a model with {costs.kv_bytes_per_token} B of"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlkv.cli.model_options import Device, Dtype, Model, Threads, model_of
+from rlkv.cli.model_options import Device, Dtype, Model, Threads
 from rlkv.cli.output import AsJson, check_writable
 from rlkv_engine.errors import InputError
 
@@ -61,6 +61,7 @@ def demo_command(
     from rlkv.calibration import Sizes, calibrate
     from rlkv.cli.progress import progress_bars
     from rlkv.engine_demo import demonstrate
+    from rlkv.engine_setup import load
     from rlkv.miniature_scenario import miniature_scenario
     from rlkv.report.engine_picture import demonstration_png
     from rlkv_agents.bundle import load_bundle
@@ -79,7 +80,7 @@ def demo_command(
         for folder in ([Path("universal")] if bundle is None else bundle)
     ]
     check_writable(out)
-    loaded = model_of(model, device, dtype, threads)
+    loaded = load(model, device, dtype, threads)
     with progress_bars() as on_progress:
         if profile is None:
             measured = calibrate(loaded, Sizes(), rounds=_ROUNDS, on_progress=on_progress).profile

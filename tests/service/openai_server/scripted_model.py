@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlkv_engine.paged.arena import KVShape
 from rlkv_engine.paged.tiny_tokenizer import IM_END, IM_START, VOCAB_SIZE, tiny_tokenizer
-from tests.engine.paged.summing_model import SHAPE, SummingModel
+from tests.engine.paged.summing_model import NUM_LAYERS, SummingModel
 
 TOKENIZER = tiny_tokenizer()
 END: int = TOKENIZER.convert_tokens_to_ids(IM_END)
@@ -93,9 +92,9 @@ class ScriptedConfig:
     vocab_size: int = VOCAB_SIZE
     max_position_embeddings: int = 4096
     eos_token_ids: tuple[int, ...] = (END,)
-
-    def kv_shape(self, dtype: torch.dtype) -> KVShape:
-        return SHAPE
+    num_layers: int = NUM_LAYERS
+    num_kv_heads: int = 1
+    head_dim: int = 2
 
 
 @dataclass(frozen=True)
