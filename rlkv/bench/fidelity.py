@@ -17,8 +17,6 @@ from rlkv_agents.rules import make_rule
 from rlkv_engine.histogram import Histogram
 from rlkv_engine.paged.clock import WallClock
 
-WORKLOADS = ("crossover", "coding-agent")
-RULES = ("house", "two-tier-lru", "discard")
 MAX_CONTEXT_TOKENS = 1024
 NUM_CONCURRENT = 8.0
 #: Device pool as a share of what the sessions in the system want to hold.
@@ -35,7 +33,7 @@ def fidelity(size: Size) -> dict[str, Any]:
     loaded = load(size.engine_model)
     calibration = calibrate(loaded, Sizes(), rounds=size.calibration_rounds)
     runs: dict[str, dict[str, float]] = {}
-    for workload in WORKLOADS:
+    for workload in size.fidelity_workloads:
         scenario = miniature_scenario(
             workload,
             calibration.profile,
@@ -44,9 +42,9 @@ def fidelity(size: Size) -> dict[str, Any]:
             num_concurrent=NUM_CONCURRENT,
             memory=MEMORY,
         )
-        policies = [AgentPolicy(rule, make_rule(rule)) for rule in RULES]
-        real: dict[str, list[Histogram]] = {rule: [] for rule in RULES}
-        simulated: dict[str, list[Histogram]] = {rule: [] for rule in RULES}
+        policies = [AgentPolicy(rule, make_rule(rule)) for rule in size.fidelity_rules]
+        real: dict[str, list[Histogram]] = {rule: [] for rule in size.fidelity_rules}
+        simulated: dict[str, list[Histogram]] = {rule: [] for rule in size.fidelity_rules}
         for seed in range(size.fidelity_seeds):
             trace = scenario.trace(seed, "test")
             for policy in policies:
@@ -54,7 +52,7 @@ def fidelity(size: Size) -> dict[str, Any]:
                 real[policy.name].append(played.result.normalized_latency_s)
                 run = run_policy(scenario, policy, trace)
                 simulated[policy.name].append(run.normalized_latency_s)
-        for rule in RULES:
+        for rule in size.fidelity_rules:
             runs[f"{workload}, {rule}"] = _compare(
                 reduce(add, simulated[rule]), reduce(add, real[rule])
             )

@@ -48,6 +48,8 @@ TINY = Size(
     },
     engine_tokens=3,
     calibration_rounds=1,
+    fidelity_workloads=("crossover",),
+    fidelity_rules=("house",),
     fidelity_sessions=3,
     fidelity_seeds=1,
     resume_contexts=(64, 256),
