@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from rlkv.calibration import Sizes, provisional_profile
 from rlkv_agents.bundle import load_bundle
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import RULES, make_rule
@@ -19,7 +20,9 @@ from rlkv_envs.scenario import Scenario
 from rlkv_envs.workloads import make_workload
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_ASSUMED = "assumed, not measured: the order of magnitude on two cores"
+_TINY_SIZES = Sizes(
+    num_device_blocks=2048, num_host_blocks=4096, max_num_seqs=64, max_num_batched_tokens=512
+)
 
 
 def load(
@@ -79,35 +82,29 @@ def engine_profile(
     elif loaded.name == TINY:
         profile = tiny_profile(loaded)
     else:
-        raise InputError(f"model {loaded.name!r} needs a profile: give --profile")
-    changes = {"num_device_blocks": num_device_blocks, "num_host_blocks": num_host_blocks}
-    return replace(profile, **{key: n for key, n in changes.items() if n is not None})  # type: ignore[arg-type]
+        raise InputError(
+            f"model {loaded.name!r} needs a profile: run rlkv calibrate, and give its profile.toml"
+        )
+    if num_device_blocks is not None:
+        profile = replace(profile, num_device_blocks=num_device_blocks)
+    if num_host_blocks is not None:
+        profile = replace(profile, num_host_blocks=num_host_blocks)
+    return profile
 
 
 def tiny_profile(loaded: LoadedModel) -> Profile:
-    """A profile of ``tiny`` for machines on which nothing was measured."""
-    costs = {
-        "iteration_s": 2e-3,
-        "prefill_token_s": 2e-5,
-        "prefill_token_context_s": 1e-9,
-        "decode_session_s": 1e-4,
-        "kv_token_s": 1e-8,
-        "swap_out_bytes_per_s": 1e9,
-        "swap_in_bytes_per_s": 1e9,
-        "swap_latency_s": 1e-4,
-    }
-    return Profile(
-        name="tiny",
-        description="the tiny model on any machine: costs are assumed",
-        block_size=16,
-        kv_bytes_per_token=loaded.config.kv_token_bytes(loaded.model.dtype),
-        num_device_blocks=2048,
-        num_host_blocks=4096,
-        shared_link=True,
-        max_num_seqs=64,
-        max_num_batched_tokens=512,
-        sources=dict.fromkeys(costs, _ASSUMED),
-        **costs,
+    """A profile of ``tiny`` where nobody has measured one."""
+    return replace(
+        provisional_profile(loaded, _TINY_SIZES),
+        name="tiny-assumed",
+        description="tiny, its costs about what rlkv calibrate found once on two cores",
+        iteration_s=2e-3,
+        prefill_token_s=2e-5,
+        prefill_token_context_s=4e-8,
+        kv_token_s=3.6e-7,
+        swap_out_bytes_per_s=4e9,
+        swap_in_bytes_per_s=6e9,
+        swap_latency_s=5e-5,
     )
 
 
@@ -145,14 +142,18 @@ def build_engine(
 
 def warm_up(engine: PagedEngine) -> None:
     """Has an engine do everything once: compiled code is compiled before the first request."""
+    engine.cancel(engine.add_session([0], max_new_tokens=1))
     session = engine.add_session([0], max_new_tokens=2)
     while not any(token.end for token in engine.step()):
         pass
     engine.pause(session, "warm up")
-    engine.step()
-    engine.resume(session, [0], max_new_tokens=1)
+    while engine.idle_s == 0.0:
+        engine.step()
+    engine.resume(session, [0], max_new_tokens=9)
     while not engine.step():
         pass
+    engine.pause(session, "warm up")
+    engine.check_integrity()
     engine.cancel(session)
 
 

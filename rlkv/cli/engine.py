@@ -6,13 +6,17 @@ import ipaddress
 import os
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlkv.cli.engine_demo import demo_command
 from rlkv.cli.model_options import Device, Dtype, Model, Threads
 from rlkv_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from rlkv_engine.paged.engine import PagedEngine
+    from rlkv_engine.paged.loading import LoadedModel
 
 KEY_VARIABLE = "RLKV_API_KEY"
 
@@ -29,7 +33,9 @@ def serve_command(
     model: Model = "tiny",
     profile: Annotated[
         str | None,
-        typer.Option(help="What the model costs here: a TOML file, or a shipped profile's name."),
+        typer.Option(
+            help="What the model costs here: a file of rlkv calibrate; tiny does without."
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address; one that others reach needs a key.")] = (
         "127.0.0.1"
@@ -83,24 +89,38 @@ def serve_command(
         raise InputError(f"serving needs {error.name}: pip install 'rlkv[server]'") from error
     options = ServerOptions(key, max_sessions, session_idle_s, max_body_bytes)
     with _listen(host, port) as listening:
-        from rlkv.engine_setup import build_engine, engine_profile, load, warm_up
+        from rlkv.engine_setup import load
 
         loaded = load(model, device, dtype, threads)
-        costs = engine_profile(loaded, profile, device_blocks, host_blocks)
-        token_bytes = loaded.config.kv_token_bytes(loaded.model.dtype)
-        if costs.kv_bytes_per_token != token_bytes:
-            typer.echo(
-                f"warning: profile {costs.name} is of a model with {costs.kv_bytes_per_token} B of"
-                f" KV per token, {loaded.name} has {token_bytes}: decisions will be off",
-                err=True,
-            )
-        engine = build_engine(loaded, costs, policy=policy, workload=workload)
-        typer.echo("compiling: up to two minutes the first time", err=True)
-        warm_up(engine)
+        engine = _ready_engine(loaded, profile, device_blocks, host_blocks, policy, workload)
         app = create_app(loaded, engine, options)
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"{loaded.name} at http://{shown}:{listening.getsockname()[1]}/v1")
         run_app(app, listening)
+
+
+def _ready_engine(
+    loaded: LoadedModel,
+    profile: str | None,
+    device_blocks: int | None,
+    host_blocks: int | None,
+    policy: str,
+    workload: str,
+) -> PagedEngine:
+    from rlkv.engine_setup import build_engine, engine_profile, warm_up
+
+    costs = engine_profile(loaded, profile, device_blocks, host_blocks)
+    token_bytes = loaded.config.kv_token_bytes(loaded.model.dtype)
+    if costs.kv_bytes_per_token != token_bytes:
+        typer.echo(
+            f"warning: profile {costs.name} is of a model with {costs.kv_bytes_per_token} B of KV"
+            f" per token, {loaded.name} has {token_bytes}: decisions will be off",
+            err=True,
+        )
+    engine = build_engine(loaded, costs, policy=policy, workload=workload)
+    typer.echo("compiling: up to two minutes the first time", err=True)
+    warm_up(engine)
+    return engine
 
 
 def _read_key(key: str | None, file: Path | None) -> str | None:

@@ -30,7 +30,7 @@ from tests.service.openai_server.scripted_model import (
 )
 
 #: Nothing here takes so long, seconds; what does has failed.
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 class RecordingEngine(PagedEngine):
