@@ -60,6 +60,22 @@ def load(
     )
 
 
+def check_setup(model: str, profile: str | None, policy: str, workload: str) -> None:
+    """What can be refused before a model is loaded.
+
+    Raises:
+        InputError: no such profile, policy or workload, or a model that needs a profile.
+    """
+    if profile is not None:
+        load_profile(profile)
+    elif model != TINY:
+        raise InputError(
+            f"model {model!r} needs a profile: run rlkv calibrate, and give its profile.toml"
+        )
+    _load_policy(policy)
+    make_workload(workload)
+
+
 def engine_profile(
     loaded: LoadedModel,
     name: str | None = None,
@@ -70,21 +86,14 @@ def engine_profile(
 
     Args:
         loaded: the model.
-        name: of a profile, or its file; ``tiny`` does without.
+        name: of a profile, or its file; without it that of ``tiny``.
         num_device_blocks: without it, as the profile says.
         num_host_blocks: without it, as the profile says.
 
     Raises:
-        InputError: no such profile, none for a model that needs one, or a pool that cannot be.
+        InputError: no such profile, or a pool that cannot be.
     """
-    if name is not None:
-        profile = load_profile(name)
-    elif loaded.name == TINY:
-        profile = tiny_profile(loaded)
-    else:
-        raise InputError(
-            f"model {loaded.name!r} needs a profile: run rlkv calibrate, and give its profile.toml"
-        )
+    profile = tiny_profile(loaded) if name is None else load_profile(name)
     if num_device_blocks is not None:
         profile = replace(profile, num_device_blocks=num_device_blocks)
     if num_host_blocks is not None:

@@ -89,8 +89,9 @@ def serve_command(
         raise InputError(f"serving needs {error.name}: pip install 'rlkv[server]'") from error
     options = ServerOptions(key, max_sessions, session_idle_s, max_body_bytes)
     with _listen(host, port) as listening:
-        from rlkv.engine_setup import load
+        from rlkv.engine_setup import check_setup, load
 
+        check_setup(model, profile, policy, workload)
         loaded = load(model, device, dtype, threads)
         engine = _ready_engine(loaded, profile, device_blocks, host_blocks, policy, workload)
         app = create_app(loaded, engine, options)

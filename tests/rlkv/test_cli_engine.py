@@ -41,7 +41,8 @@ def test_options_that_cannot_be(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     def refused(said: str, *options: object) -> None:
         assert_refused(run(capsys, "engine", "serve", "--port", 0, *options), said)
 
-    refused("no model", tmp_path / "nothing")
+    refused("needs a profile: run rlkv calibrate", tmp_path / "nothing")
+    refused("no model", tmp_path / "nothing", "--profile", "gptj-6b-a100")
     refused("unknown workload 'work'", "--workload", "work")
     refused("dtype must be one of float32", "--dtype", "int4")
     refused("bundle.json", "--policy", tmp_path)
