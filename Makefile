@@ -11,10 +11,10 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS      := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check bench bundle clean
+.PHONY: help train test check bench bench-gpu bundle clean
 
 help: ## say what each verb does
-	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  make \1 - \2/'
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 - \2/'
 
 train: $(READY) ## train the policy
 	$(VENV)/bin/rlkv train
@@ -29,6 +29,9 @@ check: $(READY) ## check format, lint and types
 
 bench: $(READY) ## run every benchmark
 	$(VENV)/bin/rlkv bench all
+
+bench-gpu: $(READY) ## measure the kernels on a GPU
+	$(VENV)/bin/rlkv bench gpu
 
 bundle: $(READY) ## build the universal bundle again, from seed 0
 	$(VENV)/bin/rlkv bundle build --out runs/universal

@@ -104,12 +104,22 @@ def calibrate(
     iteration_fit = fit_iterations(iterations)
     copy_fit = fit_copies(copies, profile.block_bytes)
     return Calibration(
-        _fitted(profile, iteration_fit, copy_fit, len(iterations), len(copies)),
+        _fitted(profile, iteration_fit, copy_fit, len(copies)),
         iterations,
         copies,
         iteration_fit,
         copy_fit,
     )
+
+
+def measure_again(loaded: LoadedModel, sizes: Sizes, seed: int) -> list[IterationSample]:
+    """Iterations of loads like those of a calibration, once each."""
+    profile = provisional_profile(loaded, sizes)
+    longest = loaded.config.max_position_embeddings
+    designed = loads(longest, sizes.max_num_seqs, profile.device_tokens, seed)
+    return [
+        sample for load in designed for sample in measure_iterations(loaded, profile, load, seed)
+    ]
 
 
 def _stages(
@@ -161,23 +171,38 @@ def provisional_profile(loaded: LoadedModel, sizes: Sizes) -> Profile:
     )
 
 
-def _fitted(
-    profile: Profile, fit: IterationFit, copy: CopyFit, num_iterations: int, num_copies: int
-) -> Profile:
-    measured = f"measured: least squares on {num_iterations} iterations of the engine"
+def _fitted(profile: Profile, fit: IterationFit, copy: CopyFit, num_copies: int) -> Profile:
+    profile = with_costs(profile, fit)
+    if num_copies == 0:
+        return profile
     copied = f"measured: {num_copies} copies, alone"
-    costs = ("iteration_s", "prefill_token_s", "prefill_token_context_s", "decode_session_s")
-    costs_of: dict[str, Any] = {
-        name: _rounded(getattr(fit, name)) for name in (*costs, "kv_token_s")
+    costs: dict[str, Any] = {
+        "swap_out_bytes_per_s": _rounded(copy.out_bytes_per_s),
+        "swap_in_bytes_per_s": _rounded(copy.in_bytes_per_s),
+        "swap_latency_s": _rounded(copy.latency_s),
     }
-    if num_copies:
-        costs_of |= {
-            "swap_out_bytes_per_s": _rounded(copy.out_bytes_per_s),
-            "swap_in_bytes_per_s": _rounded(copy.in_bytes_per_s),
-            "swap_latency_s": _rounded(copy.latency_s),
-        }
-    sources = {name: copied if name.startswith("swap") else measured for name in costs_of}
-    return replace(profile, **costs_of, sources=sources)
+    return replace(profile, **costs, sources={**profile.sources, **dict.fromkeys(costs, copied)})
+
+
+def with_costs(profile: Profile, fit: IterationFit) -> Profile:
+    """A profile with the costs of an iteration that were fitted."""
+    measured = f"measured: least squares on {len(fit.measured_s)} iterations of the engine"
+    costs: dict[str, Any] = {
+        name: _rounded(getattr(fit, name))
+        for name in (
+            "iteration_s",
+            "prefill_token_s",
+            "prefill_token_context_s",
+            "decode_session_s",
+            "kv_token_s",
+        )
+    }
+    sources = {**profile.sources, **dict.fromkeys(costs, measured)}
+    return replace(profile, **costs, sources=sources)
+
+
+def _rounded(value: float) -> float:
+    return float(np.format_float_positional(value, 5, fractional=False))
 
 
 def profile_values(profile: Profile) -> dict[str, Any]:
@@ -187,10 +212,6 @@ def profile_values(profile: Profile) -> dict[str, Any]:
         for field in fields(profile)
         if field.name != "sources"
     }
-
-
-def _rounded(value: float) -> float:
-    return float(np.format_float_positional(value, 5, fractional=False))
 
 
 def profile_toml(profile: Profile) -> str:

@@ -25,7 +25,10 @@ def register(app: typer.Typer) -> None:
 def bench_command(
     name: Annotated[
         str,
-        typer.Argument(help="sim, env, train, inference, engine, fidelity, swap, resume, or all."),
+        typer.Argument(
+            help="sim, env, train, inference, engine, fidelity, swap, resume, all of these (all),"
+            " or gpu."
+        ),
     ],
     as_json: AsJson = False,
     out: Annotated[
