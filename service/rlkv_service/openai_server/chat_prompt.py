@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+#: What templates, which are programs of their own, fail with on messages they do not expect.
+_UNTAKEN = (TemplateError, TypeError, ValueError, AttributeError, LookupError, RecursionError)
+
+
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
     """A chat as text."""
@@ -59,7 +63,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, request: ChatRequest) -> Cha
             tokenize=False,
             add_generation_prompt=True,
         )
-    except (TemplateError, TypeError, ValueError, AttributeError, LookupError) as error:
+    except _UNTAKEN as error:
         reason = f"the chat template does not take these messages: {error}"
         raise ApiError(400, reason, param="messages") from error
     assert isinstance(text, str)

@@ -22,8 +22,10 @@ class ApiError(HTTPException):
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
     ) -> None:
-        super().__init__(status, message)
-        self.message, self.param, self.code = message, param, code
+        # What a client has sent may stand in it, and need not be text.
+        self.message = message.encode(errors="backslashreplace").decode()
+        super().__init__(status, self.message)
+        self.param, self.code = param, code
 
     def body(self) -> dict[str, Any]:
         """The response's JSON."""

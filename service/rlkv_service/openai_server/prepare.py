@@ -83,4 +83,8 @@ def _one_prompt(said: str | list[int] | list[str] | list[list[int]]) -> str | li
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> array[int]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ApiError(400, f"the prompt is no text: {error}", code="invalid_text") from error
     return array("q", tokenizer(text, add_special_tokens=special)["input_ids"])

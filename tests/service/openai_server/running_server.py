@@ -53,6 +53,7 @@ def scripted_engine(
         profile,
         make_rule(rule).params(table),
         table,
+        lease_s=make_rule(rule).leases(profile, table),
     )
     engine.tools = []
     return engine

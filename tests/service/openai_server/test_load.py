@@ -118,6 +118,23 @@ def test_an_idle_server_does_nothing(server: Running) -> None:
     assert server.thread.num_steps <= steps + 1
 
 
+def test_a_request_sleeps_until_there_is_memory_for_it() -> None:
+    # Under this rule nobody takes the blocks of a session that is paused.
+    with running_server(rule="preserve", num_device_blocks=24) as server:
+        client = server.client()
+        chat(client, [user("count 90")], extra_body={"session_id": "holds"})
+        waiting = client.completions.create(
+            model="scripted", prompt=encode("a" * 320), max_tokens=2, temperature=0, stream=True
+        )
+        server.wait_until(lambda _: server.engine.idle_s > 0)
+        steps = server.thread.num_steps
+        threading.Event().wait(0.2)
+        assert server.thread.num_steps <= steps + 2
+        assert server.figures().running_sessions == 1
+        assert httpx.delete(f"{server.url}/v1/sessions/holds").status_code == 200
+        assert "".join(chunk.choices[0].text for chunk in waiting) == "bc"
+
+
 def test_a_crash_fails_everything_and_shows(caplog: pytest.LogCaptureFixture) -> None:
     with running_server() as server:
         client = server.client()

@@ -145,15 +145,30 @@ def test_prompts_that_are_none(server: Running, prompt: Any, said: str) -> None:
         (b"[]", "invalid_field"),
         (b"", "invalid_field"),
         (b'{"model": "scripted"}', "invalid_field"),
+        (b"[" * 100_000, None),
+        (
+            b'{"model": "scripted", "messages": [{"role": "user", "content": "\\ud800"}]}',
+            "invalid_text",
+        ),
+        (b'{"model": "\\ud800", "messages": [{"role": "king"}]}', "invalid_field"),
     ],
 )
-def test_bodies_that_are_no_requests(server: Running, content: bytes, code: str) -> None:
+def test_bodies_that_are_no_requests(server: Running, content: bytes, code: str | None) -> None:
     headers = {"content-type": "application/json"}
     url = f"{server.url}/v1/chat/completions"
     response = httpx.post(url, content=content, headers=headers)
     error = response.json()["error"]
     assert (response.status_code, error["type"]) == (400, "invalid_request_error")
     assert error["code"] == code, error
+
+
+def test_tools_that_no_template_can_write(server: Running) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(600):
+        deep = {"deeper": deep}
+    tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
+    with pytest.raises(openai.BadRequestError, match="the chat template does not take"):
+        chat(server.client(), HELLO, tools=[tool])
 
 
 def test_addresses_that_are_none(server: Running) -> None:
