@@ -100,6 +100,11 @@ class LiveEngine(SteppedEngine):
         )
 
     @property
+    def first_sid(self) -> int:
+        """Number of the session that the state calls 0: columns are used again."""
+        return self._first_sid
+
+    @property
     def num_sessions(self) -> int:
         """Sessions that were added and have not ended."""
         n = self._stack.n[0]

@@ -101,6 +101,11 @@ class SteppedEngine(Engine):
     _view: S.State
 
     @property
+    def first_sid(self) -> int:
+        """Number of the session that the state calls 0."""
+        return 0
+
+    @property
     def live_state(self) -> S.State:
         """The memory state as it is; decoding sessions may lag behind (see decoding.py)."""
         if self._viewed is not self._stack:

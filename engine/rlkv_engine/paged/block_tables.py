@@ -36,15 +36,16 @@ class BlockTables:
         self.device = np.zeros((0, max_blocks), np.int32)
         self.host = np.zeros((0, max_blocks), np.int32)
 
-    def follow(self, st: S.State) -> None:
+    def follow(self, st: S.State, first_sid: int = 0) -> None:
         """Give and take blocks until every table is as long as the scheduler says.
 
         No copy may be under way: what a table loses here is given to the next who asks. What a slot
-        keeps, keeps its content. Host tables only shrink; they grow by ``grow_host``.
+        keeps, keeps its content. Host tables only shrink; they grow by ``grow_host``. Sessions are
+        told apart by their number, which is ``first_sid`` more than the state's.
         """
         slots = st.slot
         self._add_slots(slots.shape[1])
-        owner = np.where(slots[S.PHASE] == S.EMPTY, _NOBODY, slots[S.SID])
+        owner = np.where(slots[S.PHASE] == S.EMPTY, _NOBODY, slots[S.SID] + first_sid)
         for slot in np.flatnonzero(owner != self._owner).tolist():
             self._shrink_device(slot, 0)
             self._keep_host(slot, 0, 0)

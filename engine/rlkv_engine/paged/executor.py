@@ -71,7 +71,7 @@ class Executor:
 
     def follow(self) -> None:
         """Give blocks to the slots as the scheduler counts them; nothing may be under way."""
-        self.tables.follow(self._engine.live_state)
+        self.tables.follow(self._engine.live_state, self._engine.first_sid)
 
     def use_prefixes(self) -> None:
         """Slots that were just admitted skip what is still known of their context."""
