@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkv_engine import sessions
+from rlkv_engine import interventions
 from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
@@ -32,27 +32,29 @@ FIRST_SESSIONS = 256
 
 @jit
 def _pause_now(stack: S.State, s: int) -> None:
-    sessions.pause_now(S.engine_view(stack, 0), s)
+    interventions.pause_now(S.engine_view(stack, 0), s)
 
 
 @jit
 def _return_at(stack: S.State, s: int, at_s: float) -> None:
-    sessions.return_at(S.engine_view(stack, 0), s, at_s)
+    interventions.return_at(S.engine_view(stack, 0), s, at_s)
 
 
 @jit
 def _cancel(stack: S.State, s: int) -> None:
-    sessions.cancel(S.engine_view(stack, 0), s)
+    interventions.cancel(S.engine_view(stack, 0), s)
 
 
 @jit
 def _cancel_waiting(stack: S.State, sid: int) -> None:
-    sessions.cancel_waiting(S.engine_view(stack, 0), sid)
+    interventions.cancel_waiting(S.engine_view(stack, 0), sid)
 
 
-def _no_sessions() -> Trace:
+def _no_sessions(tools: tuple[str, ...]) -> Trace:
     ints, floats = np.zeros(0, np.int64), np.zeros(0)
-    return Trace("live", (), np.zeros(1, np.int64), floats, ints, ints, ints, ints, floats, (), ())
+    return Trace(
+        "live", tools, np.zeros(1, np.int64), floats, ints, ints, ints, ints, floats, (), ()
+    )
 
 
 class LiveEngine(SteppedEngine):
@@ -82,20 +84,17 @@ class LiveEngine(SteppedEngine):
     ) -> None:
         super().__init__(
             profile,
-            _no_sessions(),
+            _no_sessions(table.tools),
             rule,
             table=table,
             config=config,
             lease_s=lease_s,
             log_rows=log_rows,
         )
-        leases = np.full(len(table.mean_s), math.inf) if lease_s is None else lease_s
         self._table = table
         self._first_sid = 0  # number of the session in the first columns
         self._stack = self._stack._replace(
             latency=np.zeros((1, 0, self._stack.latency.shape[2])),
-            residual_s=np.ascontiguousarray(table.residual_s),
-            lease_s=np.ascontiguousarray(leases, np.float64),
             **_columns(FIRST_SESSIONS),
         )
 
@@ -125,7 +124,7 @@ class LiveEngine(SteppedEngine):
         slot = self.slot_of(sid)
         return S.QUEUED if slot is None else int(self._stack.slot[0, S.PHASE, slot])
 
-    def add(self, input_tokens: int, max_output_tokens: int, arrival_s: float | None = None) -> int:
+    def add(self, input_tokens: int, max_output_tokens: int) -> int:
         """A session arrives with its first prompt; returns its number.
 
         Raises:
@@ -137,10 +136,7 @@ class LiveEngine(SteppedEngine):
             self._make_room()
         column = int(n[S.NUM_SESSIONS])
         first = column * MAX_TURNS
-        self._stack.sessions[:, column] = (
-            self.now_s if arrival_s is None else arrival_s,
-            1.0 / max_output_tokens,
-        )
+        self._stack.sessions[:, column] = self.now_s, 1.0 / max_output_tokens
         self._write_turn(first, input_tokens, 0, max_output_tokens)
         n[S.NUM_SESSIONS] += 1
         return column + self._first_sid
@@ -167,12 +163,13 @@ class LiveEngine(SteppedEngine):
         if slot is None:
             raise ValueError(f"session {sid} waits to be admitted: it cannot pause")
         slots = self._stack.slot[0]
-        if slots[S.PHASE, slot] != S.PAUSED:
-            if self._generated(slot) == 0:
-                raise ValueError(f"session {sid} has generated nothing in this turn yet")
-            self._set_tool(slot, tool)
+        goes_on = slots[S.PHASE, slot] != S.PAUSED
+        if goes_on and self._generated(slot) == 0:
+            raise ValueError(f"session {sid} has generated nothing in this turn yet")
+        row = self._table.rows_for((tool,))[0]
+        self._stack.turns[S.TOOL, slots[S.TURN, slot]] = row
+        if goes_on:
             _pause_now(self._stack, slot)
-        self._set_tool(slot, tool)
 
     def resume(
         self, sid: int, input_tokens: int, shared_prefix_tokens: int, max_output_tokens: int
@@ -218,10 +215,6 @@ class LiveEngine(SteppedEngine):
         if slots[S.PHASE, slot] == S.DECODE:
             generated += int(self._stack.n[0, S.ITERATION] - slots[S.SINCE, slot])
         return generated
-
-    def _set_tool(self, slot: int, tool: str) -> None:
-        row = self._table.rows_for((tool,))[0]
-        self._stack.turns[S.TOOL, self._stack.slot[0, S.TURN, slot]] = row
 
     def _write_turn(self, turn: int, input_tokens: int, shared: int, max_output: int) -> None:
         every = len(self._table.tools)

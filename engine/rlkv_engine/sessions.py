@@ -19,7 +19,6 @@ from rlkv_engine.memory import (
 from rlkv_engine.rule import ESTIMATE
 from rlkv_engine.slot_lists import (
     insert_sorted,
-    move_up_return,
     pop_return,
     push_return,
     remove_sorted,
@@ -198,7 +197,8 @@ def _start_prefill(st: State, s: int, need: int) -> None:
 
 
 @jit
-def _leave_run(st: State, s: int) -> None:
+def leave_run(st: State, s: int) -> None:
+    """A session in PREFILL or DECODE runs no longer."""
     if st.slot[PHASE, s] == DECODE:
         st.n[NUM_DECODING] -= 1
         st.n[KV_DECODING] -= st.slot[COMPUTED, s]
@@ -221,17 +221,18 @@ def start_decode(st: State, s: int) -> None:
 def end_turn(st: State, s: int) -> None:
     """The turn's last token is out: the session pauses, or finishes with its last turn."""
     session = st.n[FIRST_SESSION] + st.slot[SID, s]
-    _leave_run(st, s)
+    leave_run(st, s)
     st.f[ACTIVE_WEIGHT] -= st.real[WEIGHT, s]
     if st.slot[TURN, s] + 1 == st.first_turn[session + 1]:
-        _finish(st, s)
+        finish(st, s)
         return
     st.slot[VALID, s] = st.slot[COMPUTED, s]
-    _start_pause(st, s)
+    start_pause(st, s)
 
 
 @jit
-def _start_pause(st: State, s: int) -> None:
+def start_pause(st: State, s: int) -> None:
+    """A session that is on no list any more waits for its tool."""
     st.slot[PHASE, s] = PAUSED
     st.n[PAUSED_FIRM] += st.slot[KEEP, s]
     st.real[PAUSE_START, s] = st.f[NOW]
@@ -247,7 +248,8 @@ def _start_pause(st: State, s: int) -> None:
 
 
 @jit
-def _finish(st: State, s: int) -> None:
+def finish(st: State, s: int) -> None:
+    """A session that is on no list any more ends; its blocks on both tiers are free."""
     drop_tail(st, s, ZERO)
     drop_host(st, s)
     note_end(st, s)
@@ -267,8 +269,8 @@ def _finish(st: State, s: int) -> None:
 
 
 @jit
-def _leave_pause(st: State) -> int:
-    # The slot that returns first is paused no longer, and nothing is copied out for it any more.
+def leave_pause(st: State) -> int:
+    """The slot that returns first is paused no longer, nothing is copied out for it any more."""
     s = pop_return(st)
     st.n[NUM_PAUSED] -= 1
     last = st.slot[PAUSED_LIST, st.n[NUM_PAUSED]]
@@ -292,7 +294,7 @@ def _leave_pause(st: State) -> int:
 @jit
 def return_first(st: State) -> None:
     """The session whose tool returns first has its next turn and waits for memory."""
-    s = _leave_pause(st)
+    s = leave_pause(st)
     turn = st.slot[TURN, s] + 1
     st.slot[TURN, s] = turn
     st.real[PAUSED_S, s] += st.real[RETURN_AT, s] - st.real[PAUSE_START, s]
@@ -329,7 +331,7 @@ def preempt(st: State, s: int) -> None:
     if st.slot[PHASE, s] != QUEUED:
         if st.slot[PHASE, s] == DECODE:
             catch_up(st, s, st.n[ITERATION])
-        _leave_run(st, s)
+        leave_run(st, s)
         st.slot[VALID, s] = max(st.slot[VALID, s], st.slot[COMPUTED, s])
         st.slot[TARGET, s] = st.turns[INPUT_TOKENS, st.slot[TURN, s]] + st.slot[GENERATED, s]
         st.slot[PHASE, s] = QUEUED
@@ -344,73 +346,6 @@ def preempt(st: State, s: int) -> None:
 
 
 @jit
-def pause_now(st: State, s: int) -> None:
-    """The turn of a session that is not paused ends with the tokens it has emitted so far."""
-    if st.slot[PHASE, s] == PREFILL:
-        preempt(st, s)  # it was being recomputed
-    if st.slot[PHASE, s] == QUEUED:
-        _leave_queue(st, s)
-        st.f[ACTIVE_WEIGHT] -= st.real[WEIGHT, s]
-        _start_pause(st, s)
-        return
-    catch_up(st, s, st.n[ITERATION])
-    end_turn(st, s)
-
-
-@jit
-def return_at(st: State, s: int, at_s: float) -> None:
-    """The tool of a paused session returns then, sooner than was known."""
-    st.real[RETURN_AT, s] = at_s
-    move_up_return(st, s)
-
-
-@jit
-def cancel(st: State, s: int) -> None:
-    """A session ends at once, whatever its phase; nothing of it stays on either tier."""
-    phase = st.slot[PHASE, s]
-    if phase == PAUSED:
-        return_at(st, s, -math.inf)
-        _leave_pause(st)
-    else:
-        st.f[ACTIVE_WEIGHT] -= st.real[WEIGHT, s]
-        if phase == QUEUED:
-            _leave_queue(st, s)
-        else:
-            if phase == DECODE:
-                catch_up(st, s, st.n[ITERATION])
-            _leave_run(st, s)
-    _finish(st, s)
-
-
-@jit
-def cancel_waiting(st: State, sid: int) -> None:
-    """A session ends that was never admitted: ``skip_new`` passes it over."""
-    session = st.n[FIRST_SESSION] + sid
-    if sid < st.n[NEXT_ARRIVAL]:
-        weight = st.sessions[SESSION_WEIGHT, session]
-        st.f[ACTIVE_WEIGHT] -= weight
-        st.f[QUEUED_WEIGHT] -= weight
-    st.sessions[SESSION_WEIGHT, session] = 0.0
-    st.turns[INPUT_TOKENS, st.first_turn[session]] = 0
-    if sid == st.n[NEXT_NEW]:
-        st.n[NEW_REFUSED] = 0
-        st.n[CHANGES] += 1
-
-
-@jit
-def drop_copy(st: State, s: int, computed: int) -> None:
-    """A copy of a slot went wrong: the host's is dropped, ``computed`` tokens are on the device.
-
-    What was to be swapped out is discarded instead: the room reserved was for the rest only.
-    """
-    if st.slot[JOB, s] != 0:
-        end_job(st, s)
-    drop_host(st, s)
-    st.n[CHANGES] += 1
-    st.slot[COMPUTED, s] = min(st.slot[COMPUTED, s], computed)
-
-
-@jit
 def skip_new(st: State) -> None:
     """The first session of the queue of new ones was cancelled there."""
     st.n[NEXT_NEW] += 1
@@ -418,7 +353,8 @@ def skip_new(st: State) -> None:
 
 
 @jit
-def _leave_queue(st: State, s: int) -> None:
+def leave_queue(st: State, s: int) -> None:
+    """A queued session waits no longer."""
     remove_sorted(st, st.slot[QUEUE], st.n[NUM_QUEUE], s)
     st.n[NUM_QUEUE] -= 1
     st.f[QUEUED_WEIGHT] -= st.real[WEIGHT, s]

@@ -18,11 +18,11 @@ from rlkv_engine import state as S
 from rlkv_engine.engine import Engine
 from rlkv_engine.errors import IntegrityError
 from rlkv_engine.events import next_event_s
+from rlkv_engine.interventions import drop_copy
 from rlkv_engine.iteration import end_iteration, pass_time, start_iteration
 from rlkv_engine.jit import jit
 from rlkv_engine.layout import grow_slots
 from rlkv_engine.offers import answer
-from rlkv_engine.sessions import drop_copy
 
 _COPIES = np.array([S.LOG_LOAD, S.LOG_COPY_OUT])
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from rlkv_engine.errors import InputError
+from rlkv_engine.profile import Profile
+
+if TYPE_CHECKING:
+    from rlkv_engine.paged.loading import LoadedModel
 
 _log = logging.getLogger(__name__)
 
@@ -110,3 +114,18 @@ def host_memory(shape: tuple[int, ...], dtype: torch.dtype, pin: bool) -> tuple[
         except RuntimeError as error:
             _log.warning("host KV cannot be pinned, copies will be slower: %s", error)
     return torch.zeros(shape, dtype=dtype), False
+
+
+def arena_for(loaded: LoadedModel, profile: Profile) -> Arena:
+    """Both tiers for a model, with as many blocks as its profile says, where the model is.
+
+    Raises:
+        InputError: there is not so much memory.
+    """
+    return build_arena(
+        kv_shape(loaded.config, loaded.model.dtype),
+        num_device_blocks=profile.num_device_blocks,
+        num_host_blocks=profile.num_host_blocks,
+        block_size=profile.block_size,
+        device=loaded.model.device,
+    )

@@ -15,7 +15,7 @@ from rlkv_engine.errors import InputError
 from rlkv_engine.estimates import PauseTable
 from rlkv_engine.live import LiveEngine
 from rlkv_engine.loop import RULE_POLICY, Policy
-from rlkv_engine.paged.arena import build_arena, kv_shape
+from rlkv_engine.paged.arena import arena_for
 from rlkv_engine.paged.clock import Clock, WallClock
 from rlkv_engine.paged.context import Context
 from rlkv_engine.paged.copies import copy_engine
@@ -95,13 +95,7 @@ class PagedEngine:
         self._clock = clock or WallClock()
         self._engine = LiveEngine(profile, rule, table, config=config, lease_s=lease_s)
         self._sessions: dict[int, _Session] = {}
-        self._arena = build_arena(
-            kv_shape(loaded.config, loaded.model.dtype),
-            num_device_blocks=profile.num_device_blocks,
-            num_host_blocks=profile.num_host_blocks,
-            block_size=profile.block_size,
-            device=loaded.model.device,
-        )
+        self._arena = arena_for(loaded, profile)
         self._copies = copy_engine(self._arena)
         self._executor = Executor(
             loaded.model,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlkv_engine.estimates import fit_pause_table
-from rlkv_engine.paged.arena import build_arena, kv_shape
+from rlkv_engine.paged.arena import arena_for
 from rlkv_engine.paged.clock import WallClock
 from rlkv_engine.paged.copies import Copy, copy_engine
 from rlkv_engine.paged.trace_player import TracePlayer
@@ -128,13 +128,7 @@ def measure_copies(
     loaded: LoadedModel, profile: Profile, sizes: Sequence[int], repetitions: int, seed: int
 ) -> Iterator[CopySample]:
     """Copies of so many blocks, alone, both ways, between blocks drawn at random."""
-    arena = build_arena(
-        kv_shape(loaded.config, loaded.model.dtype),
-        num_device_blocks=profile.num_device_blocks,
-        num_host_blocks=profile.num_host_blocks,
-        block_size=profile.block_size,
-        device=loaded.model.device,
-    )
+    arena = arena_for(loaded, profile)
     copies = copy_engine(arena)
     random = np.random.default_rng(seed)
     try:

@@ -17,7 +17,7 @@ from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.estimates import PauseTable
 from rlkv_engine.loop import RULE_POLICY, Policy
-from rlkv_engine.paged.arena import build_arena, kv_shape
+from rlkv_engine.paged.arena import arena_for
 from rlkv_engine.paged.clock import Clock
 from rlkv_engine.paged.context import Context
 from rlkv_engine.paged.copies import copy_engine
@@ -77,13 +77,7 @@ class TracePlayer:
         self._vocab_size = loaded.config.vocab_size
         self._contexts: dict[int, Context] = {}
         self._outputs: dict[int, list[int]] = {}
-        self._arena = build_arena(
-            kv_shape(loaded.config, loaded.model.dtype),
-            num_device_blocks=profile.num_device_blocks,
-            num_host_blocks=profile.num_host_blocks,
-            block_size=profile.block_size,
-            device=loaded.model.device,
-        )
+        self._arena = arena_for(loaded, profile)
         self._copies = copy_engine(self._arena)
         self.executor = Executor(
             loaded.model,
