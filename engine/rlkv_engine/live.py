@@ -235,8 +235,9 @@ class LiveEngine(SteppedEngine):
         # Columns of sessions that have ended before the oldest living one are used again; if that
         # frees less than half of them, there are twice as many.
         n, slots = self._stack.n[0], self._stack.slot[0]
-        living = slots[S.SID][slots[S.PHASE] != S.EMPTY]
-        oldest = min([int(n[S.NEXT_NEW]), *map(int, living)])
+        # What stands in an empty slot is of no session, and must stay a column that there is.
+        living = slots[S.PHASE] != S.EMPTY
+        oldest = min([int(n[S.NEXT_NEW]), *slots[S.SID, living].tolist()])
         capacity, used = len(self._stack.first_turn) - 1, int(n[S.NUM_SESSIONS]) - oldest
         grown = _columns(capacity if 2 * used <= capacity else 2 * capacity)
         turns = slice(oldest * MAX_TURNS, int(n[S.NUM_SESSIONS]) * MAX_TURNS)
@@ -244,8 +245,8 @@ class LiveEngine(SteppedEngine):
         grown["turns"][:, : used * MAX_TURNS] = self._stack.turns[:, turns]
         grown["pause_s"][: used * MAX_TURNS] = self._stack.pause_s[turns]
         self._stack = self._stack._replace(**grown)
-        slots[S.SID] -= oldest
-        slots[S.TURN] -= oldest * MAX_TURNS
+        slots[S.SID, living] -= oldest
+        slots[S.TURN, living] -= oldest * MAX_TURNS
         n[[S.NUM_SESSIONS, S.NEXT_ARRIVAL, S.NEXT_NEW, S.NUM_FINISHED]] -= oldest
         self._first_sid += oldest
 

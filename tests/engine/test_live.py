@@ -120,6 +120,16 @@ def test_columns_of_sessions_that_have_ended_are_used_again() -> None:
     assert engine.phase(kept) == S.PAUSED
 
 
+def test_sessions_come_and_go_for_ever_in_the_same_columns() -> None:
+    engine = live_engine()
+    for _ in range(3 * live.FIRST_SESSIONS + 1):
+        session = engine.add(5, 1)
+        run(engine, 1)
+        engine.cancel(session)
+    engine.check_integrity()
+    assert len(engine.state.first_turn) - 1 == live.FIRST_SESSIONS
+
+
 def test_what_cannot_be_is_refused() -> None:
     engine = live_engine()
     with pytest.raises(InputError, match="needs 26 blocks of 4 tokens, the device pool has 24"):
