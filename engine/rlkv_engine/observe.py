@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_engine import facts as F
 from rlkv_engine.estimates import BY_TOOL, remaining_s
 from rlkv_engine.jit import jit
 from rlkv_engine.memory import swap_is_legal
-from rlkv_engine.rule import link_s, recompute_s, rule_verb
+from rlkv_engine.rule import rule_verb
 from rlkv_engine.sessions import arrival_s
 from rlkv_engine.state import (
     ARRIVED_AT,
@@ -25,6 +26,7 @@ from rlkv_engine.state import (
     DECISION_POINT,
     DECISION_SLOT,
     DISCARD,
+    FACTS,
     FIRST_SESSION,
     FREE,
     HOST_FREE,
@@ -64,11 +66,15 @@ from rlkv_engine.state import (
     SID,
     SNAPSHOT,
     SWAP,
+    SWAP_NOW,
     TURN,
     VALID,
     WRITE_THROUGH,
     State,
 )
+
+F8 = NDArray[np.float64]
+Out = NDArray[np.float32] | F8
 
 
 class Feature(NamedTuple):
@@ -154,59 +160,40 @@ def legal_rule_verb(st: State, point: int, s: int) -> int:
 
 
 @jit
-def take_snapshot(st: State) -> None:
-    """The offer's part of the observation, as of now (docs: ``OFFER_FEATURES``)."""
-    snap = st.f[SNAPSHOT : SNAPSHOT + NUM_OFFER_FEATURES]
-    pool = float(st.n[NUM_DEVICE])
-    block_size = st.n[BLOCK_SIZE]
+def _offer_facts(st: State, facts: F8) -> None:
     kind = st.n[OFFER_KIND]
-    for point in range(4):
-        snap[point] = 1.0 if point == kind else 0.0
-    snap[4] = st.n[FREE] / pool
-    snap[5] = st.n[RECLAIMABLE] / pool
-    snap[6] = st.n[PENDING] / pool
-    snap[7] = st.n[PAUSED_FIRM] / pool
-    snap[8] = st.n[KV_DECODING] / (pool * block_size)
-    snap[9] = st.n[HOST_FREE] / st.n[NUM_HOST] if st.n[NUM_HOST] > 0 else 0.0
-    snap[10] = _share(st.n[NUM_HOST] / pool, 1.0)
-    snap[11] = st.n[NUM_RUN] / st.n[MAX_SEQS]
-    snap[12] = min(2.0, math.log(1.0 + st.n[NUM_QUEUE]) / 4.0)
-    snap[13] = min(4.0, math.log(1.0 + st.n[NEXT_ARRIVAL] - st.n[NEXT_NEW]) / 4.0)
-    snap[14] = min(4.0, math.log(1.0 + st.n[NUM_PAUSED]) / 4.0)
-    need = 0
+    facts[F.BLOCK_SIZE] = st.n[BLOCK_SIZE]
+    facts[F.NUM_DEVICE_BLOCKS] = st.n[NUM_DEVICE]
+    facts[F.NUM_HOST_BLOCKS] = st.n[NUM_HOST]
+    facts[F.MAX_NUM_SEQS] = st.n[MAX_SEQS]
+    facts[F.PREFILL_TOKEN_S] = st.f[PREFILL_TOKEN_S]
+    facts[F.PREFILL_TOKEN_CONTEXT_S] = st.f[PREFILL_TOKEN_CONTEXT_S]
+    facts[F.SWAP_OUT_BLOCK_S] = st.f[OUT_BLOCK_S]
+    facts[F.SWAP_IN_BLOCK_S] = st.f[IN_BLOCK_S]
+    facts[F.MEAN_PAUSE_S] = st.f[MEAN_PAUSE_S]
+    facts[F.POINT] = kind
+    facts[F.FREE_BLOCKS] = st.n[FREE]
+    facts[F.RECLAIMABLE_BLOCKS] = st.n[RECLAIMABLE]
+    facts[F.PENDING_BLOCKS] = st.n[PENDING]
+    facts[F.PAUSED_BLOCKS] = st.n[PAUSED_FIRM]
+    facts[F.DECODING_TOKENS] = st.n[KV_DECODING]
+    facts[F.HOST_FREE_BLOCKS] = st.n[HOST_FREE]
+    facts[F.NUM_RUNNING] = st.n[NUM_RUN]
+    facts[F.NUM_QUEUED] = st.n[NUM_QUEUE]
+    facts[F.NUM_NEW] = st.n[NEXT_ARRIVAL] - st.n[NEXT_NEW]
+    facts[F.NUM_PAUSED] = st.n[NUM_PAUSED]
+    facts[F.NEED_BLOCKS] = st.n[OFFER_NEED] if kind != CALL else 0
+    facts[F.SHORT_BLOCKS] = st.n[OFFER_SHORT] if kind != CALL else 0
     wait = 0.0
-    if kind != CALL:
-        need = st.n[OFFER_NEED]
-        if kind == NEW:
-            wait = st.f[NOW] - arrival_s(st, st.n[NEXT_NEW])
-        elif kind == RESUME:
-            wait = st.f[NOW] - st.real[REQUESTED_AT, st.n[OFFER_SLOT]]
-    compute_s = need * block_size * st.f[PREFILL_TOKEN_S]
-    snap[15] = need / pool
-    snap[16] = st.n[OFFER_SHORT] / pool if kind != CALL else 0.0
-    snap[17] = _share(wait, st.f[MEAN_PAUSE_S])
-    snap[18] = _share(wait, compute_s + 1e-3)
-    snap[19] = _share(wait, 1.0)
-    half = 0.5 * pool * block_size / 4.0
-    snap[20] = _log_ratio(
-        st.f[OUT_BLOCK_S] + st.f[IN_BLOCK_S],
-        block_size * (st.f[PREFILL_TOKEN_S] + st.f[PREFILL_TOKEN_CONTEXT_S] * half),
-    )
+    if kind == NEW:
+        wait = st.f[NOW] - arrival_s(st, st.n[NEXT_NEW])
+    elif kind == RESUME:
+        wait = st.f[NOW] - st.real[REQUESTED_AT, st.n[OFFER_SLOT]]
+    facts[F.WAIT_S] = wait
 
 
 @jit
-def observe(st: State, out: NDArray[np.float32]) -> None:
-    """The observation of the open decision, shape ``[NUM_FEATURES]``."""
-    s = st.n[DECISION_SLOT]
-    point = st.n[DECISION_POINT]
-    if point == CALL:
-        take_snapshot(st)  # a CALL is an offer of its own, and nothing has changed since
-    for i in range(NUM_OFFER_FEATURES):
-        out[i] = st.f[SNAPSHOT + i]
-    pool = float(st.n[NUM_DEVICE])
-    block_size = st.n[BLOCK_SIZE]
-    mean_s = st.f[MEAN_PAUSE_S]
-    blocks = max(1.0, st.slot[VALID, s] / block_size)
+def _candidate_facts(st: State, point: int, s: int, facts: F8) -> None:
     on_host = st.slot[HOST_HI, s] - st.slot[HOST_LO, s]
     covered = (
         max(0, min(st.slot[KEEP, s], st.slot[HOST_HI, s]) - st.slot[HOST_LO, s])
@@ -214,16 +201,73 @@ def observe(st: State, out: NDArray[np.float32]) -> None:
         else 0
     )
     elapsed = st.f[NOW] - st.real[PAUSE_START, s]
-    remaining = remaining_s(st, s, BY_TOOL)
-    again_s = recompute_s(st, s)
+    facts[F.CONTEXT_TOKENS] = st.slot[VALID, s]
+    facts[F.DEVICE_BLOCKS] = st.slot[KEEP, s]
+    facts[F.HOST_BLOCKS] = on_host
+    facts[F.DIRTY_BLOCKS] = st.slot[KEEP, s] - covered
+    facts[F.COPYING] = 1.0 if st.slot[JOB, s] == WRITE_THROUGH else 0.0
+    facts[F.NUM_TURNS] = st.slot[TURN, s] - st.first_turn[st.n[FIRST_SESSION] + st.slot[SID, s]] + 1
+    facts[F.ELAPSED_S] = elapsed
+    facts[F.REMAINING_S] = remaining_s(st, s, BY_TOOL)
+    facts[F.LIFE_S] = st.f[NOW] - st.real[ARRIVED_AT, s]
+    facts[F.TOOL_WAIT_S] = st.real[PAUSED_S, s] + elapsed
+    facts[F.RANK] = st.n[OFFER_RANK] if point != CALL else 0
+    facts[F.SWAP_IS_LEGAL] = 1.0 if swap_is_legal(st) else 0.0
+    verb = legal_rule_verb(st, point, s)
+    facts[F.RULE_VERB] = SWAP if verb == SWAP_NOW else verb
+
+
+@jit
+def offer_features(facts: F8, out: Out) -> None:
+    """The offer's part of the observation, ``OFFER_FEATURES``, from ``facts.NUM_FACTS`` numbers."""
+    pool = facts[F.NUM_DEVICE_BLOCKS]
+    block_size = facts[F.BLOCK_SIZE]
+    for point in range(4):
+        out[point] = 1.0 if point == facts[F.POINT] else 0.0
+    out[4] = facts[F.FREE_BLOCKS] / pool
+    out[5] = facts[F.RECLAIMABLE_BLOCKS] / pool
+    out[6] = facts[F.PENDING_BLOCKS] / pool
+    out[7] = facts[F.PAUSED_BLOCKS] / pool
+    out[8] = facts[F.DECODING_TOKENS] / (pool * block_size)
+    host = facts[F.NUM_HOST_BLOCKS]
+    out[9] = facts[F.HOST_FREE_BLOCKS] / host if host > 0 else 0.0
+    out[10] = _share(host / pool, 1.0)
+    out[11] = facts[F.NUM_RUNNING] / facts[F.MAX_NUM_SEQS]
+    out[12] = min(2.0, math.log(1.0 + facts[F.NUM_QUEUED]) / 4.0)
+    out[13] = min(4.0, math.log(1.0 + facts[F.NUM_NEW]) / 4.0)
+    out[14] = min(4.0, math.log(1.0 + facts[F.NUM_PAUSED]) / 4.0)
+    wait = facts[F.WAIT_S]
+    compute_s = facts[F.NEED_BLOCKS] * block_size * facts[F.PREFILL_TOKEN_S]
+    out[15] = facts[F.NEED_BLOCKS] / pool
+    out[16] = facts[F.SHORT_BLOCKS] / pool
+    out[17] = _share(wait, facts[F.MEAN_PAUSE_S])
+    out[18] = _share(wait, compute_s + 1e-3)
+    out[19] = _share(wait, 1.0)
+    half = 0.5 * pool * block_size / 4.0
+    out[20] = _log_ratio(
+        facts[F.SWAP_OUT_BLOCK_S] + facts[F.SWAP_IN_BLOCK_S],
+        block_size * (facts[F.PREFILL_TOKEN_S] + facts[F.PREFILL_TOKEN_CONTEXT_S] * half),
+    )
+
+
+@jit
+def candidate_features(facts: F8, out: Out) -> None:
+    """The candidate's part, ``CANDIDATE_FEATURES``, into ``out`` behind the offer's."""
+    pool = facts[F.NUM_DEVICE_BLOCKS]
+    mean_s = facts[F.MEAN_PAUSE_S]
+    tokens = facts[F.CONTEXT_TOKENS]
+    blocks = max(1.0, tokens / facts[F.BLOCK_SIZE])
+    elapsed, remaining = facts[F.ELAPSED_S], facts[F.REMAINING_S]
+    # As in rule.py: its share of full iterations, and its context out and in again.
+    again_s = tokens * (facts[F.PREFILL_TOKEN_S] + facts[F.PREFILL_TOKEN_CONTEXT_S] * 0.5 * tokens)
+    copy_s = tokens / facts[F.BLOCK_SIZE] * (facts[F.SWAP_OUT_BLOCK_S] + facts[F.SWAP_IN_BLOCK_S])
     i = NUM_OFFER_FEATURES
     out[i] = blocks / pool
-    out[i + 1] = min(1.0, st.slot[KEEP, s] / blocks)
-    out[i + 2] = min(1.0, on_host / blocks)
-    out[i + 3] = (st.slot[KEEP, s] - covered) / pool
-    out[i + 4] = 1.0 if st.slot[JOB, s] == WRITE_THROUGH else 0.0
-    turns = st.slot[TURN, s] - st.first_turn[st.n[FIRST_SESSION] + st.slot[SID, s]] + 1
-    out[i + 5] = min(4.0, math.log(1.0 + turns) / 3.0)
+    out[i + 1] = min(1.0, facts[F.DEVICE_BLOCKS] / blocks)
+    out[i + 2] = min(1.0, facts[F.HOST_BLOCKS] / blocks)
+    out[i + 3] = facts[F.DIRTY_BLOCKS] / pool
+    out[i + 4] = facts[F.COPYING]
+    out[i + 5] = min(4.0, math.log(1.0 + facts[F.NUM_TURNS]) / 3.0)
     out[i + 6] = _share(elapsed, mean_s)
     out[i + 7] = min(4.0, math.log(1.0 + elapsed) / 5.0)
     out[i + 8] = _share(remaining, mean_s)
@@ -231,14 +275,45 @@ def observe(st: State, out: NDArray[np.float32]) -> None:
     for step in STEPS_S:
         out[i] = _share(remaining, step)
         i += 1
-    out[i] = _log_ratio(link_s(st, s), again_s)
+    out[i] = _log_ratio(copy_s, again_s)
     out[i + 1] = _share(again_s, mean_s)
     out[i + 2] = _share(remaining, 10.0 * again_s + 1e-9)
-    life = st.f[NOW] - st.real[ARRIVED_AT, s]
-    out[i + 3] = min(1.0, (st.real[PAUSED_S, s] + elapsed) / (life + 1e-9))
-    rank = st.n[OFFER_RANK] if point != CALL else 0
-    out[i + 4] = _share(float(rank), 4.0)
-    verb = legal_rule_verb(st, point, s)
-    out[i + 5] = 1.0 if verb == 0 else 0.0
-    out[i + 6] = 1.0 if verb == 1 or verb == 3 else 0.0
-    out[i + 7] = 1.0 if verb == 2 else 0.0
+    out[i + 3] = min(1.0, facts[F.TOOL_WAIT_S] / (facts[F.LIFE_S] + 1e-9))
+    out[i + 4] = _share(facts[F.RANK], 4.0)
+    out[i + 5] = 1.0 if facts[F.RULE_VERB] == 0 else 0.0
+    out[i + 6] = 1.0 if facts[F.RULE_VERB] == 1 else 0.0
+    out[i + 7] = 1.0 if facts[F.RULE_VERB] == 2 else 0.0
+
+
+@jit
+def take_snapshot(st: State) -> None:
+    """The offer's facts and its part of the observation, as of now."""
+    facts = st.f[FACTS : FACTS + F.NUM_FACTS]
+    _offer_facts(st, facts)
+    offer_features(facts, st.f[SNAPSHOT : SNAPSHOT + NUM_OFFER_FEATURES])
+
+
+@jit
+def take_facts(st: State) -> None:
+    """The facts of the open decision into ``st.f[FACTS : FACTS + NUM_FACTS]``."""
+    point = st.n[DECISION_POINT]
+    if point == CALL:
+        take_snapshot(st)  # a CALL is an offer of its own, and nothing has changed since
+    _candidate_facts(st, point, st.n[DECISION_SLOT], st.f[FACTS : FACTS + F.NUM_FACTS])
+
+
+@jit
+def observe(st: State, out: NDArray[np.float32]) -> None:
+    """The observation of the open decision, shape ``[NUM_FEATURES]``."""
+    take_facts(st)
+    for i in range(NUM_OFFER_FEATURES):
+        out[i] = st.f[SNAPSHOT + i]
+    candidate_features(st.f[FACTS : FACTS + F.NUM_FACTS], out)
+
+
+@jit
+def observe_facts(facts: F8, out: NDArray[np.float32]) -> None:
+    """Observations ``[n, NUM_FEATURES]`` of rows of facts, shape ``[n, facts.NUM_FACTS]``."""
+    for row in range(facts.shape[0]):
+        offer_features(facts[row], out[row])
+        candidate_features(facts[row], out[row])

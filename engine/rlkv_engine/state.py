@@ -213,7 +213,9 @@ ARRIVED_S, FINISH_S = 0, 1
 SNAPSHOT = RULE + 16
 #: Scratch of callers that sample from a policy: three numbers.
 SPARE = SNAPSHOT + 32
-NUM_FLOATS = SPARE + 4
+#: Here the facts of the open decision start, see facts.py.
+FACTS = SPARE + 4
+NUM_FLOATS = FACTS + 40
 
 
 class State(NamedTuple):
