@@ -1,0 +1,193 @@
+"""Rows of decisions and verdicts as arrays, and their way into messages and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_engine.facts import FACTS, NUM_FACTS, POINT
+from rlkv_service.schema import (
+    MAX_NAME_LENGTH,
+    MAX_ROWS,
+    SCHEMA_VERSION,
+    DecisionRequest,
+    Reason,
+    SchemaError,
+    Verb,
+    Verdicts,
+)
+
+_INDEX = {fact.name: i for i, fact in enumerate(FACTS)}
+#: Of a verdict: name of the column and its type on the wire.
+_VERDICT_COLUMNS: dict[str, np.dtype[Any]] = {
+    "verb": np.dtype("<i1"),
+    "lease_s": np.dtype("<f4"),
+    "soft_priority": np.dtype("<i1"),
+    "expected_return_p50_s": np.dtype("<f4"),
+    "expected_return_p90_s": np.dtype("<f4"),
+    "confidence": np.dtype("<f4"),
+    "fallback_used": np.dtype("<i1"),
+    "reason": np.dtype("<i1"),
+}
+_OPTIONAL_COLUMNS = ("rule_verb", "policy_verb")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecisionRows:
+    """Decisions that are asked for together, all of one engine at one moment."""
+
+    sessions: Sequence[str]  # [n]
+    turns: NDArray[np.int64]  # [n]
+    tools: Sequence[str]  # [n]
+    facts: NDArray[np.float64]  # [n, NUM_FACTS], in the order of facts.FACTS
+
+    def __len__(self) -> int:
+        return len(self.sessions)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VerdictRows:
+    """The answers to ``DecisionRows``, row by row; see ``schema.Verdicts`` for the units."""
+
+    policy_version: str
+    verb: NDArray[np.int8]  # [n]
+    lease_s: NDArray[np.float32]  # [n]
+    soft_priority: NDArray[np.int8]  # [n]
+    expected_return_p50_s: NDArray[np.float32]  # [n]
+    expected_return_p90_s: NDArray[np.float32]  # [n]
+    confidence: NDArray[np.float32]  # [n]
+    fallback_used: NDArray[np.int8]  # [n]
+    reason: NDArray[np.int8]  # [n]
+    rule_verb: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
+    policy_verb: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
+
+    def __len__(self) -> int:
+        return len(self.verb)
+
+
+def request_of(
+    rows: DecisionRows,
+    engine_id: str,
+    request_id: int,
+    *,
+    profile_id: str = "",
+    reply_to: str = "",
+    deadline_s: float | None = None,
+) -> DecisionRequest:
+    """The message that asks for rows; a fact that all of them share is sent once."""
+    columns = np.ascontiguousarray(rows.facts.T, "<f8")  # [NUM_FACTS, n]
+    shared = (columns == columns[:, :1]).all(axis=1)
+    unknown = np.isnan(columns).all(axis=1)
+    facts = {
+        fact.name: (columns[i, :1] if shared[i] else columns[i]).tobytes()
+        for i, fact in enumerate(FACTS)
+        if not unknown[i]
+    }
+    return DecisionRequest(
+        SCHEMA_VERSION,
+        request_id,
+        engine_id,
+        list(rows.sessions),
+        np.asarray(rows.turns).astype("<i4").tobytes(),
+        list(rows.tools),
+        facts,
+        profile_id,
+        reply_to,
+        deadline_s,
+    )
+
+
+def rows_of(request: DecisionRequest) -> DecisionRows:
+    """The rows of a message, checked.
+
+    Raises:
+        SchemaError: a column is too long or too short, a fact is missing or impossible.
+    """
+    num = len(request.sessions)
+    if not 1 <= num <= MAX_ROWS:
+        raise SchemaError(f"{num} decisions in a request, 1 to {MAX_ROWS} are possible")
+    if len(request.tools) != num:
+        raise SchemaError(f"{len(request.tools)} tools for {num} decisions")
+    for name in (request.engine_id, *request.sessions, *request.tools):
+        if len(name) > MAX_NAME_LENGTH:
+            raise SchemaError(f"a name of {len(name)} characters, at most {MAX_NAME_LENGTH}")
+    turns = _column(request.turns, np.dtype("<i4"), "turns", num)
+    facts = np.empty((num, NUM_FACTS))
+    for i, fact in enumerate(FACTS):
+        raw = request.facts.get(fact.name)
+        if raw is None:
+            if fact.default is None:
+                raise SchemaError(f"fact {fact.name} is missing")
+            facts[:, i] = fact.default
+        elif len(raw) == 8:
+            facts[:, i] = np.frombuffer(raw, "<f8")
+        else:
+            facts[:, i] = _column(raw, np.dtype("<f8"), fact.name, num)
+    check_facts(facts)
+    return DecisionRows(request.sessions, turns.astype(np.int64), request.tools, facts)
+
+
+def check_facts(facts: NDArray[np.float64]) -> None:
+    """Raises ``SchemaError`` where a fact is infinite, negative, or missing without a default."""
+    with np.errstate(invalid="ignore"):
+        bad = np.isinf(facts) | (facts < 0.0) | (np.isnan(facts) & ~_MAY_BE_UNKNOWN)
+        bad[:, _ABOVE_0] |= facts[:, _ABOVE_0] == 0.0
+        bad[:, POINT] |= ~np.isin(facts[:, POINT], (0.0, 1.0, 2.0, 3.0))
+    if bad.any():
+        row, i = (int(where[0]) for where in np.nonzero(bad))
+        raise SchemaError(f"row {row}: {FACTS[i].name} cannot be {facts[row, i]:g}")
+
+
+_MAY_BE_UNKNOWN = np.array([f.default is not None and f.default != f.default for f in FACTS])
+_ABOVE_0 = [
+    _INDEX[name]
+    for name in ("block_size", "num_device_blocks", "max_num_seqs", "prefill_token_s",
+                 "mean_pause_s")
+]  # fmt: skip
+
+
+def verdicts_of(verdicts: VerdictRows, request_id: int) -> Verdicts:
+    """The message that answers a request."""
+    columns = {
+        name: np.asarray(getattr(verdicts, name)).astype(kind, copy=False).tobytes()
+        for name, kind in _VERDICT_COLUMNS.items()
+    }
+    optional = {name: getattr(verdicts, name).tobytes() for name in _OPTIONAL_COLUMNS}
+    return Verdicts(SCHEMA_VERSION, request_id, verdicts.policy_version, **columns, **optional)
+
+
+def verdict_rows_of(message: Verdicts, num: int) -> VerdictRows:
+    """The verdicts of a message that must answer ``num`` rows.
+
+    Raises:
+        SchemaError: a column is too long or too short, or holds what cannot be.
+    """
+    columns = {
+        name: _column(getattr(message, name), kind, name, num)
+        for name, kind in _VERDICT_COLUMNS.items()
+    }
+    optional = {
+        name: _column(raw, np.dtype("<i1"), name, num if raw else 0)
+        for name in _OPTIONAL_COLUMNS
+        for raw in (getattr(message, name),)
+    }
+    rows = VerdictRows(message.policy_version, **columns, **optional)
+    if ((rows.verb < 0) | (rows.verb > max(Verb))).any():
+        raise SchemaError("a verb is none of 0, 1 and 2")
+    if ((rows.reason < 0) | (rows.reason > max(Reason))).any():
+        raise SchemaError(f"a reason is none of 0 to {max(Reason)}")
+    if not (rows.lease_s >= 0.0).all():
+        raise SchemaError("a lease is negative or not a number")
+    return rows
+
+
+def _column(raw: bytes, kind: np.dtype[Any], name: str, num: int) -> NDArray[Any]:
+    if len(raw) != num * kind.itemsize:
+        raise SchemaError(
+            f"{name} has {len(raw)} bytes, {num} rows of it have {num * kind.itemsize}"
+        )
+    return np.frombuffer(raw, kind)
