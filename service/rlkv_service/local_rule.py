@@ -79,16 +79,17 @@ class LocalRule:
             mean_s = mean_pause_s(facts)
             remaining_s = expected_remaining_s(facts, mean_s)
             verb = self._verbs(facts, remaining_s, mean_s)
-            lease_s = np.where(verb == Verb.PRESERVE, 2.0 * remaining_s, 0.0)
             priority = soft_priority(remaining_s, mean_s)
             return_s = remaining_s.astype(np.float32)
+            twice_s = np.float32(2.0) * return_s
+            lease_s = np.where(verb == Verb.PRESERVE, twice_s, np.float32(0.0))
         return VerdictRows(
             LOCAL_VERSION,
             verb,
-            lease_s.astype(np.float32),
+            lease_s,
             priority,
             return_s,
-            np.float32(2.0) * return_s,
+            twice_s,
             np.ones(num, np.float32),
             np.ones(num, np.int8),
             np.full(num, reason, np.int8),

@@ -34,9 +34,9 @@ class ServerClock:
         if isinstance(reply, RedisReplyError):
             raise reply
         try:
-            seconds, micros = (int(part) for part in reply)
+            seconds, micros = map(int, reply) if isinstance(reply, list) else ()
         except (TypeError, ValueError) as error:
-            raise RedisError(f"the server's time is {reply!r}") from error
+            raise RedisError(f"the server's time is {str(reply)[:80]}") from error
         self._offset_s = seconds + micros * 1e-6 - 0.5 * (before_s + after_s)
 
     @property

@@ -76,9 +76,10 @@ class Keeper:
     def _run(self) -> None:
         try:
             while not self._is_closing:
-                now_s = time.monotonic()
                 with self._changed:
-                    self._changed.wait_for(self._has_work, self._wait_s(now_s))
+                    if not self._has_work():
+                        # Once, not until there is work: what happens may change how long to wait.
+                        self._changed.wait(self._wait_s(time.monotonic()))
                 if self._wants_link():
                     self._connect()
                 if self._wants_to_write():

@@ -127,9 +127,7 @@ class Responder:
                 time.sleep(0.01)
 
     def _take(self, connection: RespConnection, clock: ServerClock) -> None:
-        taken = connection.execute(
-            "BLMPOP", 0.05, 1, self._keys.requests, "LEFT", "COUNT", 64
-        )
+        taken = connection.execute("BLMPOP", 0.05, 1, self._keys.requests, "LEFT", "COUNT", 64)
         commands = []
         for payload in taken[1] if taken else []:
             request = decode(payload, DecisionRequest)
