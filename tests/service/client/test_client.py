@@ -113,7 +113,7 @@ def test_a_dead_sidecar_is_not_asked_until_it_is_back(
     valkey: EmbeddedValkey, client: Client
 ) -> None:
     slow = BreakerSettings(max_failures=2, first_probe_s=5.0, max_probe_s=5.0, jitter_ratio=0.0)
-    with Client(valkey.url, engine_id="engine", breaker=slow) as impatient:
+    with Client(valkey.url, engine_id="engine", deadline_ms=100.0, breaker=slow) as impatient:
         reasons = [impatient.decide(rows_about(1)).reason[0] for _ in range(5)]
     assert reasons[2:] == [Reason.BREAKER_OPEN] * 3
     assert Reason.BREAKER_OPEN not in reasons[:2]
