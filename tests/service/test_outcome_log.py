@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 
 from rlkv_service.embedded_valkey import EmbeddedValkey
-from rlkv_service.outcome_log import record_outcomes
+from rlkv_service.outcome_log import record_outcomes, recorded
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.resp import RedisError, RedisReplyError, RespConnection
-from rlkv_service.outcome_log import recorded
 from rlkv_service.schema import Outcome, SessionEnd, decode
 
 KEYS = RedisKeys("test")
@@ -21,7 +20,8 @@ def stream(connection: RespConnection) -> list[bytes]:
 
 
 def test_outcomes_and_ends_are_written_once_each(valkey: EmbeddedValkey) -> None:
-    messages = [outcome("e", "s", 0), outcome("e", "s", 1), SessionEnd(1, "e", "s", 1)]
+    messages: list[Outcome | SessionEnd] = [outcome("e", "s", 0), outcome("e", "s", 1)]
+    messages.append(SessionEnd(1, "e", "s", 1))
     with RespConnection(valkey.url) as connection:
         assert record_outcomes(connection, KEYS, messages[:2]) == [True, True]
         assert record_outcomes(connection, KEYS, [*messages, messages[2]]) == [

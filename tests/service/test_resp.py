@@ -54,13 +54,13 @@ def test_nothing_is_sent_after_the_deadline(valkey: EmbeddedValkey) -> None:
 def test_a_server_that_goes_is_missed(valkey: EmbeddedValkey) -> None:
     connection = RespConnection(valkey.url)
     valkey.kill()
-    with pytest.raises(RedisError, match="closed the connection|is gone"):
+    with pytest.raises(RedisError, match=r"closed the connection|is gone"):
         connection.wait(time.monotonic() + 10.0)
     assert connection.is_closed
 
 
 def test_a_wrong_password_and_no_server_are_said(valkey: EmbeddedValkey) -> None:
-    with pytest.raises(RedisReplyError, match="WRONGPASS|without any password"):
+    with pytest.raises(RedisReplyError, match=r"WRONGPASS|without any password"):
         RespConnection(RedisURL(path=valkey.url.path, password="wrong"))
     with pytest.raises(RedisError, match="cannot be reached"):
         RespConnection(RedisURL(path=valkey.url.path + "-not"))

@@ -41,7 +41,7 @@ __all__ = [
     "Point",
     "Reason",
     "SessionEnd",
-    "VerdictRows",
     "Verb",
+    "VerdictRows",
     "decision_rows",
 ]

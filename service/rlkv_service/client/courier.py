@@ -159,8 +159,8 @@ class Courier:
             if verdicts is None:
                 self._tally.add_local(reason, len(asked.rows))
             else:
-                self._tally.add(verdicts.reason)
                 self.arrived.append((asked.tag, verdicts))
+                self._tally.add(verdicts.reason)
 
     def _sleep(self, until_s: float) -> None:
         poll = select.poll()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 
+from rlkv_service.client.address import Address
 from rlkv_service.client.backoff import Backoff
 from rlkv_service.client.breaker import Breaker
 from rlkv_service.client.counts import Tally
-from rlkv_service.client.address import Address
 from rlkv_service.client.last_words import write_the_rest
 from rlkv_service.client.link import Link
 from rlkv_service.client.outbox import Outbox, Ticket

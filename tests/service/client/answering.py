@@ -128,7 +128,7 @@ class Responder:
 
     def _take(self, connection: RespConnection, clock: ServerClock) -> None:
         taken = connection.execute("BLMPOP", 0.05, 1, self._keys.requests, "LEFT", "COUNT", 64)
-        commands = []
+        commands: list[tuple[bytes | str | int, ...]] = []
         for payload in taken[1] if taken else []:
             request = decode(payload, DecisionRequest)
             self.num_taken += 1

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ QUICK = BreakerSettings(first_probe_s=0.01, max_probe_s=0.1, seed=0)
 
 
 def with_client(
-    url: RedisURL, body: Callable[[AsyncioClient], Awaitable[None]], **options: int
+    url: RedisURL, body: Callable[[AsyncioClient], Awaitable[None]], **options: Any
 ) -> None:
     async def main() -> None:
         async with AsyncioClient(

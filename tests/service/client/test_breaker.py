@@ -64,6 +64,20 @@ def test_a_late_success_does_not_close_it() -> None:
     assert breaker.is_open
 
 
+def happen(breaker: Breaker, event: str, now_s: float) -> None:
+    match event:
+        case "ok":
+            breaker.succeeded()
+        case "failed":
+            breaker.failed(now_s)
+        case "lost":
+            breaker.lost(now_s)
+        case "unreachable":
+            breaker.unreachable(now_s)
+        case _:
+            breaker.probed(event == "probe ok", now_s)
+
+
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["ok", "failed", "lost", "probe ok", "probe failed", "unreachable"]),
@@ -83,14 +97,7 @@ def test_whatever_happens_it_is_as_its_description_says(
     for event, step_s in events:
         now_s += step_s
         for each in (breaker, twin):
-            {
-                "ok": lambda each=each: each.succeeded(),
-                "failed": lambda each=each: each.failed(now_s),
-                "lost": lambda each=each: each.lost(now_s),
-                "probe ok": lambda each=each: each.probed(True, now_s),
-                "probe failed": lambda each=each: each.probed(False, now_s),
-                "unreachable": lambda each=each: each.unreachable(now_s),
-            }[event]()
+            happen(each, event, now_s)
         opens = False
         if state is OPEN:
             if event == "probe ok":

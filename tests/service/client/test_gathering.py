@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -57,7 +59,7 @@ def test_without_any_answer_the_rule_is_the_version() -> None:
 
 
 def test_rows_are_made_from_what_is_known_by_name() -> None:
-    known = {fact.name: 2.0 for fact in FACTS if fact.default is None}
+    known: dict[str, Any] = {fact.name: 2.0 for fact in FACTS if fact.default is None}
     rows = decision_rows(
         ["a", "b"], [1, 2], ["x", "y"],
         **{**known, "context_tokens": [5, 6], "wait_s": [np.nan, 1.0]},
