@@ -81,12 +81,13 @@ def request_of(
     """The message that asks for rows; a fact that all of them share is sent once."""
     columns = np.ascontiguousarray(rows.facts.T, "<f8")  # [NUM_FACTS, n]
     shared = (columns == columns[:, :1]).all(axis=1).tolist()
-    unknown = np.isnan(columns).all(axis=1).tolist()
+    unknown = np.isnan(columns[:, 0])
+    unknown[unknown] = np.isnan(columns[unknown]).all(axis=1)
     raw, size = columns.tobytes(), 8 * len(rows)
     facts = {
         name: raw[i * size : i * size + (8 if shared[i] else size)]
-        for name, i in _INDEX.items()
-        if not unknown[i]
+        for (name, i), is_unknown in zip(_INDEX.items(), unknown.tolist(), strict=True)
+        if not is_unknown
     }
     return DecisionRequest(
         SCHEMA_VERSION,

@@ -135,6 +135,7 @@ class AsyncioClient:
         self._gatherings[gathering] = ended = loop.create_future()
         link.exchange.at(now_s)
         link.write(link.exchange.ask(link.asking_line, gathering.asks()))
+        self._after_replies()  # what cannot be sent has ended already
         timer = loop.call_later(deadline_s - now_s, self._expire)
         try:
             await ended

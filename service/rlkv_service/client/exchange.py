@@ -17,12 +17,12 @@ from rlkv_service.client.counts import Tally
 from rlkv_service.client.line import Line
 from rlkv_service.client.outbox import Outbox
 from rlkv_service.client.probe import probe_rows
-from rlkv_service.client.request_book import RequestBook, Settled
+from rlkv_service.client.request_book import Asked, RequestBook, Settled
 from rlkv_service.columns import DecisionRows
 from rlkv_service.outcome_log import record_command, recorded
 from rlkv_service.redis_errors import RedisError, RedisReplyError
 from rlkv_service.redis_keys import MAX_REQUESTS, RedisKeys
-from rlkv_service.resp_parser import Reply
+from rlkv_service.resp_parser import Reply, encode_command
 from rlkv_service.schema import Reason
 from rlkv_service.server_clock import ServerClock
 
@@ -62,6 +62,7 @@ class Exchange:
     ) -> None:
         self._keys, self._answers_key = keys, keys.answers(client_id)
         self._book, self._breaker, self._tally, self._clock = book, breaker, tally, clock
+        self._cut = encode_command("LTRIM", keys.requests, -MAX_REQUESTS, -1)
         self._clock_due_s = now_s + CLOCK_S
         self._now_s = now_s
         self._settled: list[Settled] = []
@@ -74,22 +75,34 @@ class Exchange:
         self._now_s = now_s
 
     def ask(self, line: Line, asks: Sequence[tuple[DecisionRows, Any, float]]) -> bytes:
-        """What sends requests, each of rows, the asker's tag and the monotonic deadline."""
+        """What sends requests, each of rows, the asker's tag and the monotonic deadline.
+
+        Rows that cannot be sent have ended at once, as refused.
+        """
         raw = b""
         if self._now_s >= self._clock_due_s and line.is_idle:
             # Not behind a command that waits: its time would be that of the wait's middle.
             raw = self._ask_time(line)
         ids, payloads = [], []
         for rows, tag, deadline_s in asks:
-            request_id, payload = self._book.open(
-                rows,
-                tag,
-                deadline_s,
-                reply_to=self._answers_key,
-                server_deadline_s=self._clock.at(deadline_s),
-            )
+            try:
+                request_id, payload = self._book.open(
+                    rows,
+                    tag,
+                    deadline_s,
+                    reply_to=self._answers_key,
+                    server_deadline_s=self._clock.at(deadline_s),
+                )
+            except (TypeError, ValueError) as error:
+                # Names that are no text, facts that are no numbers: nobody could read it.
+                self._tally.error(error)
+                unasked = Asked(0, rows, tag, deadline_s)
+                self._settled.append(Settled(unasked, None, Reason.REFUSED))
+                continue
             ids.append(request_id)
             payloads.append(payload)
+        if not payloads:
+            return raw
 
         def pushed(reply: Reply) -> None:
             if isinstance(reply, RedisReplyError):
@@ -99,7 +112,7 @@ class Exchange:
                 raise RedisError(f"no length of a list: {str(reply)[:80]}")
 
         raw += line.command(pushed, "RPUSH", self._keys.requests, *payloads)
-        return raw + line.command(_ignore, "LTRIM", self._keys.requests, -MAX_REQUESTS, -1)
+        return raw + line.encoded(_ignore, self._cut)
 
     def probe(self, line: Line, deadline_s: float) -> bytes:
         """What asks about one harmless row, of which the breaker alone hears."""

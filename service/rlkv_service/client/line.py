@@ -20,8 +20,12 @@ class Line:
 
     def command(self, on_reply: OnReply, *words: Word) -> bytes:
         """The bytes of a command, whose reply goes there."""
+        return self.encoded(on_reply, encode_command(*words))
+
+    def encoded(self, on_reply: OnReply, raw: bytes) -> bytes:
+        """The same for a command that is bytes already."""
         self._waiting.append(on_reply)
-        return encode_command(*words)
+        return raw
 
     def take(self, replies: Iterable[Reply]) -> None:
         """Hands replies to those who wait for them.

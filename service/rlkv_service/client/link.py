@@ -73,6 +73,9 @@ class Link:
         exchange, line, connection = self._exchange, self._line, self._connection
         now_s = time.monotonic()
         try:
+            if not exchange.num_under_way:
+                connection.send(raw, deadline_s)
+                return
             connection.send(raw + exchange.wait_for_answers(line, deadline_s - now_s), deadline_s)
             while True:
                 replies = connection.wait(deadline_s)

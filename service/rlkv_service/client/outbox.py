@@ -9,7 +9,14 @@ from itertools import islice
 from typing import NamedTuple
 
 from rlkv_engine.errors import InputError
-from rlkv_service.schema import MAX_NAME_LENGTH, Outcome, SessionEnd
+from rlkv_service.schema import (
+    MAX_NAME_LENGTH,
+    Outcome,
+    SchemaError,
+    SessionEnd,
+    decode,
+    encode,
+)
 
 #: Messages written in one step; each takes about 200 bytes.
 MAX_BATCH = 128
@@ -42,11 +49,17 @@ class Outbox:
         """Takes messages.
 
         Raises:
-            InputError: one is no outcome and no end of a session, or has a name too long.
+            InputError: one is no outcome and no end of a session, or a value in it cannot be.
         """
         for message in messages:
             if not isinstance(message, Outcome | SessionEnd):
                 raise InputError(f"{type(message).__name__} is no Outcome and no SessionEnd")
+            try:
+                decode(encode(message), type(message))
+            except (SchemaError, TypeError, ValueError, OverflowError) as error:
+                raise InputError(
+                    f"nobody can read this {type(message).__name__}: {error}"
+                ) from error
             for name in (message.engine_id, message.session):
                 if len(name) > MAX_NAME_LENGTH:
                     raise InputError(f"a name of {len(name)} characters, at most {MAX_NAME_LENGTH}")

@@ -19,6 +19,8 @@ from rlkv_service.schema import (
     version_of,
 )
 
+_SIDECAR_REASONS = bytes(reason for reason in Reason if reason < Reason.LATE)
+
 
 @dataclass(slots=True)
 class Asked:
@@ -93,8 +95,8 @@ class RequestBook:
             verdicts = verdict_rows_of(message, len(asked.rows))
         except SchemaError:
             return Settled(asked, None, Reason.MALFORMED)
-        if verdicts.reason.max() >= Reason.LATE:
-            # Reasons of clients: a sidecar does not know them.
+        if message.reason.translate(None, _SIDECAR_REASONS):
+            # A reason of clients: a sidecar does not know it.
             return Settled(asked, None, Reason.MALFORMED)
         return Settled(asked, verdicts)
 

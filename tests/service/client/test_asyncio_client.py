@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlkv_service.client import AsyncioClient, BreakerSettings, Reason
+from rlkv_service.client import AsyncioClient, BreakerSettings, DecisionRows, Reason
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.redis_url import RedisURL
@@ -138,6 +138,19 @@ def test_outcomes_are_written_once(valkey: EmbeddedValkey) -> None:
     with_client(valkey.url, body)
     with RespConnection(valkey.url) as connection:
         assert connection.execute("XLEN", RedisKeys().outcomes) == 301
+
+
+def test_rows_that_nobody_could_read_are_answered_by_the_rule(
+    valkey: EmbeddedValkey, responder: Responder
+) -> None:
+    async def body(client: AsyncioClient) -> None:
+        assert await answered(client, 1)
+        good = rows_about(1, 2)
+        rows = DecisionRows(["s1", "\ud800"], good.turns, good.tools, good.facts)
+        assert (await client.decide(rows)).reason.tolist() == [Reason.REFUSED] * 2
+        assert await answered(client, 1)
+
+    with_client(valkey.url, body)
 
 
 def test_who_waits_when_it_closes_is_answered_by_the_rule(valkey: EmbeddedValkey) -> None:

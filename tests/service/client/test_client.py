@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from rlkv_engine.errors import InputError
-from rlkv_service.client import BreakerSettings, Client, LocalRule, Outcome, Reason, SessionEnd
+from rlkv_service.client import (
+    BreakerSettings,
+    Client,
+    DecisionRows,
+    LocalRule,
+    Outcome,
+    Reason,
+    SessionEnd,
+)
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.redis_url import RedisURL
@@ -186,6 +194,17 @@ def test_a_deadline_of_nothing_asks_nobody(responder: Responder, client: Client)
     taken = responder.num_taken
     assert set(client.decide(rows_about(1, 3), deadline_ms=0.0).reason) == {Reason.LATE}
     assert responder.num_taken == taken
+    recovers(client)
+
+
+def test_rows_that_nobody_could_read_are_answered_by_the_rule(
+    responder: Responder, client: Client
+) -> None:
+    recovers(client)
+    good = rows_about(1, 2)
+    rows = DecisionRows(["s1", "\ud800"], good.turns, good.tools, good.facts)
+    assert client.decide(rows).reason.tolist() == [Reason.REFUSED] * 2
+    assert "surrogates not allowed" in client.counts.last_error
     recovers(client)
 
 

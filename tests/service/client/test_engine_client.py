@@ -144,6 +144,17 @@ def test_closing_writes_what_waits(valkey: EmbeddedValkey) -> None:
     assert not client.ask(rows_about(1), 1)
 
 
+def test_rows_that_nobody_could_read_harm_no_others(
+    responder: Responder, client: EngineClient
+) -> None:
+    good = rows_about(1, 2)
+    asked = {"good": good}
+    client.ask(DecisionRows(["s1", "\ud800"], good.turns, good.tools, good.facts), "bad")
+    client.ask(good, "good")
+    collect(client, asked)
+    assert client.counts.by_reason[Reason.REFUSED] == 2
+
+
 def test_rows_that_cannot_be_asked_about_are_said(client: EngineClient) -> None:
     with pytest.raises(InputError, match="no rows"):
         client.ask(rows_about(1, 0), 1)

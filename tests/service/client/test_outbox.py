@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rlkv_engine.errors import InputError
 from rlkv_service.client.outbox import MAX_BATCH, Outbox, Ticket
-from rlkv_service.schema import Refusal
+from rlkv_service.schema import Outcome, Refusal
 from tests.service.client.asking import outcome
 
 
@@ -69,6 +69,9 @@ def test_a_step_is_no_longer_than_a_batch() -> None:
         (Refusal(1, 1, "no"), "Refusal is no Outcome"),
         ({"session": "s"}, "dict is no Outcome"),
         (outcome("s" * 300), "a name of 300 characters"),
+        (outcome("\ud800"), "nobody can read this Outcome"),
+        (outcome("s", "first"), r"nobody can read this Outcome: .*\$\.turn"),  # type: ignore[arg-type]
+        (Outcome(2, "e", "s", 0, "t", 1.0, 1), "version 2, this rlkv reads 1"),
     ],
 )
 def test_what_is_no_outcome_is_refused(message: Any, why: str) -> None:
