@@ -19,7 +19,7 @@ def test_the_page_has_every_fact_with_its_unit_and_what_stands_for_it() -> None:
             if fact.default != fact.default
             else f"{fact.default:g}"
         )
-        assert f"| `{fact.name}` | {fact.unit or '–'} | {fact.meaning} | {without} |" in PAGE
+        assert f"| `{fact.name}` | {fact.unit or '-'} | {fact.meaning} | {without} |" in PAGE
 
 
 def test_the_page_has_every_reason_and_verb() -> None:
