@@ -18,7 +18,7 @@ RUN pip uninstall -y pip setuptools wheel \
       --shell /usr/sbin/nologin rlkv \
  && install -d -o rlkv -g rlkv -m 0750 /var/lib/rlkv /var/cache/rlkv
 COPY --from=build /opt/rlkv /opt/rlkv
-# XDG_CACHE_HOME: what numba compiles, minutes of work, outlives a container there. NUMBA_CACHE_DIR
+# XDG_CACHE_HOME: what numba compiles at the first start outlives a container there. NUMBA_CACHE_DIR
 # would do so too, but does not notice an upgrade of rlkv.
 ENV PATH=/opt/rlkv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -32,8 +32,8 @@ WORKDIR /var/lib/rlkv
 USER 10001:10001
 EXPOSE 8700
 STOPSIGNAL SIGTERM
-# The start compiles once for each machine; until then it is not unhealthy.
-HEALTHCHECK --interval=15s --timeout=5s --start-period=180s --retries=3 \
+# The first start on a machine compiles; until then it is not unhealthy.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8700/healthz', timeout=4)"]
 ENTRYPOINT ["rlkv"]
 # Alone it keeps to itself: a Valkey of its own, and HTTP that only the container reaches.

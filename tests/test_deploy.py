@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from rlkv.cli.app import build_app
 
@@ -51,12 +52,10 @@ def found(node: Any, name: str) -> Iterator[Any]:
 
 def exposed_metrics() -> set[str]:
     text = pytest.importorskip("rlkv_service.decision_api.prometheus").prometheus_text
-    from prometheus_client.parser import text_string_to_metric_families
-    from rlkv_service.decision_api.http_figures import HttpFigures
-    from rlkv_service.sidecar.counters import Counters
-
-    service = SimpleNamespace(counters=Counters(), policy=SimpleNamespace(version="1"))
-    exposition = text(service, HttpFigures()).decode()
+    figures = pytest.importorskip("rlkv_service.decision_api.http_figures").HttpFigures()
+    counters = pytest.importorskip("rlkv_service.sidecar.counters").Counters()
+    service = SimpleNamespace(counters=counters, policy=SimpleNamespace(version="1"))
+    exposition = text(service, figures).decode()
     endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     return {
         family.name + ending
@@ -201,6 +200,13 @@ def test_secrets_are_made_once(tmp_path: Path) -> None:
     again = subprocess.run([SECRETS, folder], capture_output=True, text=True)
     assert again.returncode == 2
     assert (folder / "tokens").read_text(encoding="utf-8") == before
+
+
+def test_the_page_shows_the_line_of_engines() -> None:
+    acl = (DEPLOY / "valkey" / "users.acl").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^user engine .*$", acl, re.M)
+    line = line.replace("@NAMESPACE@", "default").replace("@ENGINE_SHA256@", "HASH")
+    assert line in (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 
 
 def test_tokens_are_what_the_decision_api_reads(tmp_path: Path) -> None:

@@ -38,14 +38,14 @@ ALLOWED = {
     "engine": [
         ["RPUSH", KEYS.requests, "request"],
         ["LTRIM", KEYS.requests, "-10", "-1"],
-        ["BLPOP", KEYS.answers("c"), "0.001"],
+        ["BLMPOP", "0.001", "1", KEYS.answers("c"), "LEFT", "COUNT", "8"],
     ],
     "sidecar": [
         ["BLMPOP", "0.001", "1", KEYS.requests, "LEFT", "COUNT", "8"],
         ["RPUSH", KEYS.answers("c"), "answer"],
         ["EXPIRE", KEYS.answers("c"), "30"],
         ["XADD", KEYS.decisions, "MAXLEN", "~", "10", "*", "q", "request"],
-        ["XREAD", "COUNT", "1", "STREAMS", KEYS.outcomes, "0"],
+        ["XREAD", "COUNT", "1", "BLOCK", "1", "STREAMS", KEYS.outcomes, "0"],
         ["XTRIM", KEYS.decisions, "MAXLEN", "~", "10"],
         ["MEMORY", "USAGE", KEYS.decisions],
         ["SET", KEYS.pauses, "state"],
@@ -64,7 +64,8 @@ ALLOWED = {
 
 FORBIDDEN = {
     "engine": [
-        ["LPOP", KEYS.requests],
+        ["BLMPOP", "0.001", "1", KEYS.requests, "LEFT"],
+        ["RPUSH", KEYS.answers("c"), "a verdict of its own"],
         ["XRANGE", KEYS.decisions, "-", "+"],
         ["RPUSH", RedisKeys("green").requests, "request"],
         ["SET", KEYS.pauses, "state"],
