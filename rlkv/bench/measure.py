@@ -53,7 +53,7 @@ class Size:
     fidelity_workloads: Sequence[str] = ("crossover", "coding-agent")
     fidelity_rules: Sequence[str] = ("house", "two-tier-lru", "discard")
     fidelity_sessions: int = 60  #: of each trace
-    fidelity_seeds: int = 2
+    fidelity_seeds: int = 4
     resume_contexts: Sequence[int] = (64, 256, 1024, 4096)
 
 
