@@ -65,7 +65,8 @@ def fidelity(size: Size) -> dict[str, Any]:
     over measured.
     """
     loaded = load(size.engine_model)
-    calibration = calibrate(loaded, Sizes(), rounds=size.calibration_rounds)
+    sizes = Sizes(num_device_blocks=size.calibration_blocks)
+    calibration = calibrate(loaded, sizes, rounds=size.calibration_rounds)
     samples = list(calibration.iterations)
     latest = samples
     played: list[_Played] = []
@@ -83,7 +84,7 @@ def fidelity(size: Size) -> dict[str, Any]:
             trace = scenario.trace(seed, "test")
             for policy in policies:
                 run = play_policy(loaded, scenario, policy, trace, WallClock())
-                after = measure_again(loaded, Sizes(), seed=len(played) + 1)
+                after = measure_again(loaded, sizes, seed=len(played) + 1)
                 played.append(_Played(scenario, policy, trace, run, latest + after))
                 samples = samples + after
                 latest = after

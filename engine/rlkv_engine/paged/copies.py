@@ -12,8 +12,8 @@ import numpy as np
 from rlkv_engine.paged.arena import Arena
 from rlkv_engine.paged.copy_kernels import move_blocks
 
-#: Copies of so many bytes together are made at once. A thread takes longer to wake and to hand
-#: Python's lock to and fro: beside it an iteration of ``tiny`` loses 0.4 ms, and 1 MiB takes 0.1.
+#: Copies of so many bytes together are made at once: beside the thread an iteration of ``tiny``
+#: takes 1.2 to 1.4 times as long however little is copied, so made at once 1.0 to 1.3 times.
 _MAX_INLINE_BYTES = 1 << 20
 
 
