@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,10 +32,6 @@ class KeyRows:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def __iter__(self) -> Iterator[tuple[Key, int]]:
-        """Keys and their rows, in the order of the keys."""
-        return iter(sorted(self.rows.items()))
 
     def take(self, key: Key) -> tuple[int, list[Key]]:
         """A row for a new key, and the keys that had to go for it.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rlkv_engine.estimates import GRID_S, HORIZON_PAUSES, MIN_CALLS, PauseTable
 from rlkv_service.pause_estimates import RemainingPauses
-from rlkv_service.pauses.bins import NUM_EDGES, edges_s
+from rlkv_service.pauses.bins import HIGH_S, NUM_EDGES, edges_s
 from rlkv_service.pauses.laws import (
     fill_law,
     fill_remaining,
@@ -66,7 +66,7 @@ class OnlinePauses:
     """
 
     def __init__(self, weights: PauseWeights | None = None) -> None:
-        self._weights = weights = weights or PauseWeights()
+        self.weights = weights = weights or PauseWeights()
         self.lock = threading.RLock()
         self.tools = Sketches(MAX_TOOLS, weights.tool_memory)
         self.engines = Sketches(MAX_ENGINES, weights.engine_memory)
@@ -88,7 +88,7 @@ class OnlinePauses:
             engine_id: whose session it was.
             session: which.
             tool: what it waited for.
-            pause_s: how long.
+            pause_s: how long; what lasts longer than ``bins.HIGH_S`` counts as so long.
             at_ms: when that was known, milliseconds of whatever clock.
 
         Raises:
@@ -99,6 +99,7 @@ class OnlinePauses:
         for name in (engine_id, session, tool):
             if len(name) > MAX_NAME_LENGTH:
                 raise SchemaError(f"a name of {len(name)} characters, at most {MAX_NAME_LENGTH}")
+        pause_s = min(pause_s, HIGH_S)
         with self.lock:
             _, is_new = self.engines.add((engine_id,), pause_s, at_ms)
             if is_new:
@@ -158,7 +159,8 @@ class OnlinePauses:
             engine = self.engines.row_of((engine_id,))
             if engine < 0 or self.engines.keys.calls[engine] < MIN_CALLS:
                 return None
-            names = [(key[1], row) for key, row in self.tools.keys if key[0] == engine_id]
+            known = self.tools.keys.rows.items()
+            names = sorted((key[1], row) for key, row in known if key[0] == engine_id)
             rows = np.array([row for _, row in names] + [-1], np.int64)
             num, every_s = len(rows), self.engines.mean_s(engine)
             residual_s = np.empty(num * len(GRID_S))
@@ -171,7 +173,7 @@ class OnlinePauses:
                 engine, rows, _NONE.repeat(num), np.zeros(num), np.arange(101) / 100.0,
                 np.empty(num), quantiles_s,
             )  # fmt: skip
-            doubt = self._weights.tool_doubt
+            doubt = self.weights.tool_doubt
             own_s, own_weight = self.tools.sum_s[rows[:-1]], self.tools.sum_weight[rows[:-1]]
             mean_s = (own_s + doubt * every_s) / (own_weight + doubt)
         return PauseTable(
@@ -181,9 +183,11 @@ class OnlinePauses:
             np.ascontiguousarray(quantiles_s.T),
         )
 
-    def forget_laws(self) -> None:
-        """To be called when sketches were replaced from outside."""
-        self._law_calls[:] = -1
+    def replace(self, other: OnlinePauses) -> None:
+        """Takes over what another one knows, which must not be used any more."""
+        with self.lock:
+            self.tools, self.engines, self.own = other.tools, other.engines, other.own
+            self._law_calls[:] = -1
 
     def _fill(
         self,
@@ -199,13 +203,13 @@ class OnlinePauses:
         every, every_integral = self._survival[MAX_TOOLS], self._integral[MAX_TOOLS]
         fill_law(self.engines.weight[engine], 1.0, self._tail, self._edges, every, every_integral)
         refresh_laws(
-            tool_rows, self._law_calls, calls, self.tools.weight, self._weights.tool_doubt, every,
+            tool_rows, self._law_calls, calls, self.tools.weight, self.weights.tool_doubt, every,
             self._edges, self._survival, self._integral,
         )  # fmt: skip
         horizon_s = max(HORIZON_PAUSES * self.engines.mean_s(engine), 1e-6)
         fill_remaining(
             np.where(tool_rows < 0, MAX_TOOLS, tool_rows), self._survival, self._integral,
-            own_rows, self.own.bins, self.own.num, self._own_weight, self._weights.session_doubt,
+            own_rows, self.own.bins, self.own.num, self._own_weight, self.weights.session_doubt,
             self._spread, self._spread_integral, self._edges, elapsed_s, horizon_s, levels,
             mean_s, quantiles_s,
         )  # fmt: skip

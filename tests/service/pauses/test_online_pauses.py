@@ -47,7 +47,7 @@ def said(pauses: OnlinePauses, elapsed_s: float, tool: str = "tool") -> tuple[fl
 
 
 @given(pauses_of_all_lengths(), st.integers(0, NUM_BINS - 1))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_quantiles_are_numpys_to_a_bin(pause_s: F8, begin: int) -> None:
     elapsed_s = float(edges_s()[begin])
     left_s = pause_s[pause_s >= elapsed_s]
