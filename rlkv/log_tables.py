@@ -62,7 +62,7 @@ def _tools(figures: Mapping[str, Any]) -> Table:
     tools = figures["tools"]
     table = _table("pauses by tool, seconds", "tool")
     for heading in (
-        "outcomes", "p50", "p90", "predicted", "p50", "p90", "within p50", "within p90"
+        "pauses", "p50", "p90", "predicted", "its p50", "its p90", "up to p50", "to p90"
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in tools[:MAX_TOOLS_SHOWN]:

@@ -87,7 +87,9 @@ def test_what_was_served_comes_back_as_a_trace(
 
 def test_figures_are_a_table_or_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "log", "stats", "--data-dir", folder)
-    assert code == 0 and "PRESERVE" in out and "POLICY" in out and "within p90" in out
+    assert (
+        code == 0 and "PRESERVE" in out and "POLICY" in out and "its p90" in out and "to p90" in out
+    )
     code, out, _ = run(capsys, "log", "stats", "--data-dir", folder, "--json")
     assert code == 0 and json.loads(out)["num_decisions"] == 2
     code, out, _ = run(

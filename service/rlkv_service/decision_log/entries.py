@@ -19,7 +19,7 @@ from rlkv_service.schema import (
 )
 
 #: Entries of a page. A decision of 1,024 rows has up to 0.4 MB.
-PAGE = 256
+PAGE = 128
 #: Before every entry.
 BEGINNING = "0-0"
 

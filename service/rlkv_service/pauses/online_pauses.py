@@ -60,7 +60,7 @@ class OnlinePauses:
 
     A session's last pauses on a tool are mixed with the law of the tool, that with the law of the
     engine, and that with a heavy tail, so that something follows for any elapsed time. Older pauses
-    count less. Memory is bounded (``MAX_ENGINES``, ``MAX_TOOLS``, ``MAX_OWN``: about 12 MB), and
+    count less. Memory is bounded (``MAX_ENGINES``, ``MAX_TOOLS``, ``MAX_OWN``: about 20 MB), and
     what is kept follows from the outcomes in their order alone, never from what was asked: whoever
     has the same outcomes has the same state. May be used by several threads.
     """
