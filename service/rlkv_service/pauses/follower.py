@@ -57,6 +57,8 @@ class OutcomeFollower:
         self.num_outcomes = self.num_ends = self.num_unreadable = self.num_failed_saves = 0
         #: Why a state that was found could not be used; empty: there was none such.
         self.refused_state = ""
+        #: Why ``run`` does not follow at the moment; empty: it does.
+        self.trouble = ""
         self._keys, self._save_every_s, self._on_message = keys, save_every_s, on_message
         self._last_id = ""  # of what is in the predictor; empty: not looked for yet
         self._saved_id = ""
@@ -137,10 +139,12 @@ class OutcomeFollower:
             try:
                 with RespConnection(url) as connection:
                     self.place(connection)
+                    self.trouble = ""
                     while not stop.is_set():
                         self.step(connection, _BLOCK_S)
                     self.save(connection)
-            except RedisError:
+            except RedisError as error:
+                self.trouble = str(error)
                 stop.wait(_RETRY_S)
 
     def _learn(self, entry: StreamEntry) -> None:

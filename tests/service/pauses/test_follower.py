@@ -194,9 +194,9 @@ def test_a_key_of_another_kind_is_an_error_of_the_server(connection: RespConnect
         follower().place(connection)
 
 
-def wait_for(condition: str, reading: OutcomeFollower, num: int) -> None:
+def wait_for(condition: str, reading: OutcomeFollower, least: object) -> None:
     deadline_s = time.monotonic() + 20.0
-    while getattr(reading, condition) < num:
+    while not getattr(reading, condition) or getattr(reading, condition) < least:
         assert time.monotonic() < deadline_s, f"{condition} is {getattr(reading, condition)}"
         time.sleep(0.005)
 
@@ -211,10 +211,12 @@ def test_a_thread_of_its_own_survives_the_server(short_folder: Path) -> None:
             record_outcomes(connection, KEYS, outcomes(0, 40))
         wait_for("num_outcomes", reading, 40)
         server.kill()
+        wait_for("trouble", reading, "")
         server = EmbeddedValkey(short_folder)
         with RespConnection(server.url) as connection:
             record_outcomes(connection, KEYS, outcomes(40, 60))
             wait_for("num_outcomes", reading, 60)
+            assert reading.trouble == ""
             stop.set()
             thread.join()
             assert state_of(reading) == state_of(fresh(connection))
