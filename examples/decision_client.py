@@ -1,7 +1,7 @@
 """An engine asks a sidecar about its paused sessions, and reports what came of them.
 
-    rlkv serve --folder runs/sidecar &
-    python examples/decision_client.py unix:///.../valkey.sock
+    rlkv serve &
+    python examples/decision_client.py unix://$PWD/rlkv-data/valkey.sock
 
 Without a sidecar, or without an argument, a local rule answers: the program is the same.
 """

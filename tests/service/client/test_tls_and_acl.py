@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from tests.service.client.debian_redis import DebianRedis
 
 PATIENT_MS = 20_000.0
 QUICK = BreakerSettings(first_probe_s=0.01, max_probe_s=0.1, seed=0)
-DOCS = Path(__file__).parents[3] / "docs" / "client.md"
+ROOT = Path(__file__).parents[3]
+DOCS, USERS = ROOT / "docs" / "client.md", ROOT / "deploy" / "valkey" / "users.acl"
 
 
 @pytest.fixture
@@ -77,16 +77,20 @@ def test_a_server_that_cannot_prove_who_it_is_is_not_talked_to(
             assert re.search(why, client.counts.last_error)
 
 
-def documented_acl(name: str) -> list[str]:
-    """The line of docs/client.md."""
+def documented_rights(name: str) -> list[str]:
+    """The line of docs/client.md, which must be that of deploy/valkey/users.acl."""
     (line,) = re.findall(rf"^ACL SETUSER {name} .*$", DOCS.read_text(), re.MULTILINE)
-    return shlex.split(line)
+    (deployed,) = re.findall(rf"^user {name} .*$", USERS.read_text(), re.MULTILINE)
+    deployed = re.sub(r"#@\w+@", ">PASSWORD", deployed).replace("@NAMESPACE@", "default")
+    assert line == f"ACL SETUSER {deployed.removeprefix('user ')}"
+    # Split as a server does: what is in brackets is one word.
+    return re.findall(r"\([^)]*\)|\S+", line.replace("PASSWORD", f"{name}-secret"))
 
 
 def give_rights(url: RedisURL) -> None:
     with RespConnection(url) as connection:
         for name in ("engine", "sidecar"):
-            connection.execute(*documented_acl(name))
+            connection.execute(*documented_rights(name))
 
 
 def as_user(url: RedisURL, name: str) -> RedisURL:
