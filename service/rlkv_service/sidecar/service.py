@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from rlkv_service.columns import DecisionRows, VerdictRows
+from rlkv_service.deciding.active_bundle import PolicyInfo
 from rlkv_service.deciding.decider import Decider
 from rlkv_service.outcome_log import record_outcomes
 from rlkv_service.pause_estimates import PauseEstimates
@@ -18,18 +17,6 @@ from rlkv_service.resp import RedisError, RedisReplyError, RespConnection
 from rlkv_service.schema import Outcome, SessionEnd
 from rlkv_service.sidecar.counters import Counters
 from rlkv_service.sidecar.recent import Recent
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyInfo:
-    """The bundle that decides, and how."""
-
-    name: str
-    version: str  #: as verdicts carry it
-    loaded_s: float  #: when, seconds since the epoch
-    shadow: bool  #: it only watches
-    min_confidence: float  #: below, the rule answers
-    metadata: dict[str, Any]  #: of the bundle: what bundle.json says
 
 
 class DecisionService:
