@@ -143,25 +143,35 @@ def rows_of(request: DecisionRequest) -> DecisionRows:
 
 def check_facts(facts: NDArray[np.float64]) -> None:
     """Raises ``SchemaError`` where a fact is infinite, negative, or missing without a default."""
+    impossible = first_impossible(facts)
+    if impossible is not None:
+        row, i = impossible
+        raise SchemaError(f"row {row}: {FACTS[i].name} cannot be {facts[row, i]:g}")
+
+
+def first_impossible(facts: NDArray[np.float64]) -> tuple[int, int] | None:
+    """Row and place of the first fact that cannot be; None: all can."""
     bad = ~((facts >= _LEAST) & (facts <= _MOST))
     if bad.any():
         bad &= ~(np.isnan(facts) & _MAY_BE_UNKNOWN)
     point = facts[:, POINT]
     bad[:, POINT] |= np.floor(point) != point
-    if bad.any():
-        row, i = (int(where[0]) for where in np.nonzero(bad))
-        raise SchemaError(f"row {row}: {FACTS[i].name} cannot be {facts[row, i]:g}")
+    if not bad.any():
+        return None
+    row, i = (int(where[0]) for where in np.nonzero(bad))
+    return row, i
 
 
 _DEFAULTS = np.array([np.nan if fact.default is None else fact.default for fact in FACTS])
 _MAY_BE_UNKNOWN = np.array([f.default is not None and f.default != f.default for f in FACTS])
-_ABOVE_0 = [
+#: Places of facts of which there is always some.
+ABOVE_0 = [
     _INDEX[name]
     for name in ("block_size", "num_device_blocks", "max_num_seqs", "prefill_token_s",
                  "mean_pause_s")
 ]  # fmt: skip
 _LEAST, _MOST = np.zeros(NUM_FACTS), np.full(NUM_FACTS, np.finfo(np.float64).max)
-_LEAST[_ABOVE_0] = np.finfo(np.float64).smallest_subnormal
+_LEAST[ABOVE_0] = np.finfo(np.float64).smallest_subnormal
 _MOST[POINT] = 3.0
 
 

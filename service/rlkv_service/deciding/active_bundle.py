@@ -60,6 +60,8 @@ class ActiveBundle:
             self._network = Network(self.policy)
         unlimited = np.full(len(FEATURES), np.inf)
         #: The range of each feature that was met in training, ``[NUM_FEATURES]`` each.
+        self.low: NDArray[np.float64]
+        self.high: NDArray[np.float64]
         self.low, self.high = self.policy.trained_range or (-unlimited, unlimited)
 
     @classmethod

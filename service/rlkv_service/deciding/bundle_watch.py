@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rlkv_agents.bundle import METADATA_FILE, WEIGHTS_FILE
 from rlkv_agents.shipped import bundle_folder
-from rlkv_engine.errors import InputError
 from rlkv_service.columns import DecisionRows
 from rlkv_service.deciding.active_bundle import ActiveBundle
 from rlkv_service.deciding.check_rows import check_bundle
@@ -61,7 +60,7 @@ class BundleWatch:
             if bundle.metadata == decider.bundle.metadata:
                 return  # written again as it was
             check_bundle(bundle, self._recorded())
-        except InputError as error:
+        except Exception as error:  # whatever is in those files, it must not end us
             _logger.error("bundle refused, %s goes on: %s", decider.bundle.version, error)
             self._on_reload("refused")
             return

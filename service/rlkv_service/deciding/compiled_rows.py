@@ -17,8 +17,10 @@ from rlkv_engine.observe import candidate_features, offer_features
 from rlkv_engine.state import CALL, DISCARD, PRESERVE, SWAP
 from rlkv_service.schema import Reason
 
-F4, F8 = NDArray[np.float32], NDArray[np.float64]
-I1, Bools = NDArray[np.int8], NDArray[np.bool_]
+F4 = NDArray[np.float32]
+F8 = NDArray[np.float64]
+I1 = NDArray[np.int8]
+Bools = NDArray[np.bool_]
 
 # Numbers that the compiler sees.
 _POLICY, _UNSURE, _OUTSIDE = int(Reason.POLICY), int(Reason.UNSURE), int(Reason.OUTSIDE)

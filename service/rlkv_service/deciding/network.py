@@ -59,7 +59,7 @@ class Network:
     def _logits(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         (w1, b1), (w2, b2), (w3, b3) = self._layers
         with np.errstate(all="ignore"):  # of rows that are not known anything may come
-            x = rows @ w1
+            x: NDArray[np.float32] = rows @ w1
             x += b1
             np.tanh(x, out=x)
             x = x @ w2
