@@ -9,6 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+#: What is too long is read and forgotten up to here before it is refused: to close a connection
+#: on what a client is still sending resets it, and the client never reads why.
+_DRAINED_BYTES = 64 * 2**20
+
 
 class BodyLimit:
     """Refuses bodies of more than so many bytes, by what they say and by what they are.
@@ -36,8 +40,11 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        said = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        said = headers.get("content-length", "")
         if said.isdecimal() and int(said) > self._max_bytes:
+            if headers.get("expect", "").lower() != "100-continue":
+                await _drain(receive)
             response = self._response(self._error(f"{said} bytes"))
             response.headers["Connection"] = "close"
             await response(scope, receive, send)
@@ -49,6 +56,8 @@ class BodyLimit:
             message = await receive()
             num_bytes += len(message.get("body", b""))
             if num_bytes > self._max_bytes:
+                if message.get("more_body", False):
+                    await _drain(receive)
                 raise self._error("longer")
             return message
 
@@ -56,3 +65,11 @@ class BodyLimit:
 
     def _error(self, what: str) -> HTTPException:
         return self._refusal(f"the body is {what}, at most {self._max_bytes} bytes are read")
+
+
+async def _drain(receive: Receive) -> None:
+    num_bytes, more = 0, True
+    while more and num_bytes < _DRAINED_BYTES:
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        more = message["type"] == "http.request" and message.get("more_body", False)
