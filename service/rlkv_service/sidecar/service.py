@@ -1,0 +1,128 @@
+"""What the queue and the decision API share: deciding, the log, outcomes, and what was counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlkv_service.columns import DecisionRows, VerdictRows
+from rlkv_service.deciding.decider import Decider
+from rlkv_service.outcome_log import record_outcomes
+from rlkv_service.pause_estimates import PauseEstimates
+from rlkv_service.redis_keys import RedisKeys
+from rlkv_service.redis_url import RedisURL
+from rlkv_service.resp import RedisError, RedisReplyError, RespConnection
+from rlkv_service.schema import Outcome, SessionEnd
+from rlkv_service.sidecar.counters import Counters
+from rlkv_service.sidecar.recent import Recent
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInfo:
+    """The bundle that decides, and how."""
+
+    name: str
+    version: str  #: as verdicts carry it
+    loaded_s: float  #: when, seconds since the epoch
+    shadow: bool  #: it only watches
+    min_confidence: float  #: below, the rule answers
+    metadata: dict[str, Any]  #: of the bundle: what bundle.json says
+
+
+class DecisionService:
+    """Everything that a way to ask needs. For several threads.
+
+    Args:
+        decider: with a bundle.
+        url: the Redis or Valkey server.
+        keys: of the deployment.
+        estimates: of pauses, the ones that the decider asks, if there are any.
+    """
+
+    def __init__(
+        self,
+        decider: Decider,
+        url: RedisURL,
+        keys: RedisKeys,
+        estimates: PauseEstimates | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self.recent = Recent()
+        self.keys = keys
+        self.estimates = estimates
+        self._decider, self._url = decider, url
+        self._lock = threading.Lock()
+        self._connection: RespConnection | None = None
+
+    def decide(self, engine_id: str, rows: DecisionRows) -> VerdictRows:
+        """Verdicts for rows: counted, shown and logged. Never waits for Redis.
+
+        The log is written behind its back; what cannot be logged is counted.
+        """
+        begin_s = time.perf_counter()
+        verdicts = self._decider.decide(engine_id, rows)
+        self.counters.answered([verdicts], time.perf_counter() - begin_s)
+        self.recent.add(time.time(), engine_id, rows, verdicts)
+        return verdicts
+
+    def record(self, messages: Sequence[Outcome | SessionEnd]) -> list[bool]:
+        """Writes outcomes and ends of sessions; when it returns the server has them.
+
+        Blocks for as long as the server takes.
+
+        Returns:
+            For each message whether it was new; what was recorded before is not again.
+
+        Raises:
+            RedisError: the server does not answer or has no room. Repeating is safe.
+        """
+        with self._lock:
+            new = self._record(messages)
+        for kind, type_ in (("outcome", Outcome), ("end", SessionEnd)):
+            counted = sum(
+                is_new and isinstance(message, type_)
+                for message, is_new in zip(messages, new, strict=True)
+            )
+            if counted:
+                self.counters.recorded(kind, counted)
+        return new
+
+    @property
+    def policy(self) -> PolicyInfo:
+        """The bundle that decides now."""
+        return self._decider.info
+
+    @property
+    def not_ready(self) -> str:
+        """Why it should not be asked, in words; empty when it is ready."""
+        with self._lock:
+            try:
+                self._connected().execute("PING")
+            except RedisError as error:
+                return str(error)
+        return ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has a bundle and reaches its server."""
+        return not self.not_ready
+
+    def _record(self, messages: Sequence[Outcome | SessionEnd]) -> list[bool]:
+        fresh = self._connection is None or self._connection.is_closed
+        try:
+            return record_outcomes(self._connected(), self.keys, messages)
+        except RedisReplyError:
+            raise
+        except RedisError:
+            if fresh:
+                raise
+        # The server may have closed a connection that was silent for long; repeating is safe.
+        return record_outcomes(self._connected(), self.keys, messages)
+
+    def _connected(self) -> RespConnection:
+        if self._connection is None or self._connection.is_closed:
+            self._connection = RespConnection(self._url)
+        return self._connection
