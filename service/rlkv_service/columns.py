@@ -133,17 +133,27 @@ def rows_of(request: DecisionRequest) -> DecisionRows:
 
 def check_facts(facts: NDArray[np.float64]) -> None:
     """Raises ``SchemaError`` where a fact is infinite, negative, or missing without a default."""
-    with np.errstate(invalid="ignore"):
-        bad = np.isinf(facts) | (facts < 0.0) | (np.isnan(facts) & ~_MAY_BE_UNKNOWN)
-        bad[:, _ABOVE_0] |= facts[:, _ABOVE_0] == 0.0
-        bad[:, POINT] |= ~np.isin(facts[:, POINT], (0.0, 1.0, 2.0, 3.0))
-    if bad.any():
-        row, i = (int(where[0]) for where in np.nonzero(bad))
+    impossible = first_impossible(facts)
+    if impossible is not None:
+        row, i = impossible
         raise SchemaError(f"row {row}: {FACTS[i].name} cannot be {facts[row, i]:g}")
 
 
+def first_impossible(facts: NDArray[np.float64]) -> tuple[int, int] | None:
+    """Row and place of the first fact that cannot be; None: all can."""
+    with np.errstate(invalid="ignore"):
+        bad = np.isinf(facts) | (facts < 0.0) | (np.isnan(facts) & ~_MAY_BE_UNKNOWN)
+        bad[:, ABOVE_0] |= facts[:, ABOVE_0] == 0.0
+        bad[:, POINT] |= ~np.isin(facts[:, POINT], (0.0, 1.0, 2.0, 3.0))
+    if not bad.any():
+        return None
+    row, i = (int(where[0]) for where in np.nonzero(bad))
+    return row, i
+
+
 _MAY_BE_UNKNOWN = np.array([f.default is not None and f.default != f.default for f in FACTS])
-_ABOVE_0 = [
+#: Places of facts of which there is always some.
+ABOVE_0 = [
     _INDEX[name]
     for name in ("block_size", "num_device_blocks", "max_num_seqs", "prefill_token_s",
                  "mean_pause_s")

@@ -23,6 +23,7 @@ class RecentDecision:
     at_s: float  #: seconds since the epoch
     engine_id: str
     session: str
+    turn: int
     tool: str
     point: str  #: name of a ``schema.Point``
     verb: str  #: name of a ``schema.Verb``
@@ -100,6 +101,7 @@ def _decision(
         at_s,
         engine_id,
         rows.sessions[row],
+        int(rows.turns[row]),
         rows.tools[row],
         Point(int(rows.facts[row, F.POINT])).name,
         Verb(verdicts.verb[row]).name,

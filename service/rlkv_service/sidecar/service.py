@@ -91,6 +91,11 @@ class DecisionService:
         return new
 
     @property
+    def url(self) -> RedisURL:
+        """Of the server."""
+        return self._url
+
+    @property
     def policy(self) -> PolicyInfo:
         """The bundle that decides now."""
         return self._decider.info
