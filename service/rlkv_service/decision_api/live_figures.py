@@ -82,9 +82,7 @@ class LiveFigures:
             tools=self._tools.slowest(_NUM_TOOLS, service.estimates),
             regret=self._regret.rows(),
             latest=[_told(each) for each in decisions[:_NUM_LATEST]],
-            sidecars=[
-                _sidecar(name, said, at_s) for name, said in sorted(self._sidecars.items())
-            ],
+            sidecars=[_sidecar(name, said, at_s) for name, said in sorted(self._sidecars.items())],
             queue_requests=last.queue_requests,
             outcomes=sum(last.outcomes.values()),
             log_failures=last.log_failures,
@@ -139,9 +137,7 @@ def _per_s(
 
 
 def _by(rates: dict[tuple[str, str], float], place: int, names: Any) -> dict[str, float]:
-    return {
-        name: sum(rate for key, rate in rates.items() if key[place] == name) for name in names
-    }
+    return {name: sum(rate for key, rate in rates.items() if key[place] == name) for name in names}
 
 
 def _since(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:

@@ -31,7 +31,9 @@ class _Counted(Collector):
     def collect(self) -> Iterator[Any]:
         counts = self._counts
         decisions = CounterMetricFamily(
-            "rlkv_decisions", "Decisions, by verb and by who decided.", labels=["verb", "decided_by"]
+            "rlkv_decisions",
+            "Decisions, by verb and by who decided.",
+            labels=["verb", "decided_by"],
         )
         for (verb, who), number in counts.decisions.items():
             decisions.add_metric([verb, who], number)
