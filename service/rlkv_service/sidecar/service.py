@@ -119,6 +119,12 @@ class DecisionService:
         """Whether it has a bundle and reaches its server."""
         return not self.not_ready
 
+    def close(self) -> None:
+        """Closes its connection; what is recorded later opens another."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+
     def _record(self, messages: Sequence[Outcome | SessionEnd]) -> list[bool]:
         fresh = self._connection is None or self._connection.is_closed
         try:

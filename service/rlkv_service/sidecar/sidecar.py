@@ -100,7 +100,9 @@ class Sidecar:
         """Answers what it took, and ends."""
         self.stop_event.set()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
+        self.service.close()
 
     def __enter__(self) -> Self:
         self.start()

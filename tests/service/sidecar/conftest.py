@@ -7,9 +7,10 @@ import pytest
 
 from rlkv_agents.bundle import save_bundle
 from rlkv_service.embedded_valkey import EmbeddedValkey
+from rlkv_service.redis_url import RedisURL
 from rlkv_service.sidecar.sidecar import Sidecar, SidecarOptions
 from tests.agents.small_scenario import random_network
-from tests.service.sidecar.queue_client import QueueClient
+from tests.service.sidecar.queue_client import Connect, QueueClient
 
 
 @pytest.fixture
@@ -26,7 +27,18 @@ def sidecar(valkey: EmbeddedValkey, bundle: Path) -> Iterator[Sidecar]:
 
 
 @pytest.fixture
-def client(valkey: EmbeddedValkey) -> Iterator[QueueClient]:
-    client = QueueClient(valkey.url)
-    yield client
-    client.connection.close()
+def connect() -> Iterator[Connect]:
+    clients: list[QueueClient] = []
+
+    def connected(url: RedisURL) -> QueueClient:
+        clients.append(QueueClient(url))
+        return clients[-1]
+
+    yield connected
+    for client in clients:
+        client.connection.close()
+
+
+@pytest.fixture
+def client(valkey: EmbeddedValkey, connect: Connect) -> QueueClient:
+    return connect(valkey.url)

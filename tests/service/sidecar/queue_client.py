@@ -16,6 +16,9 @@ from rlkv_service.schema import Refusal, SchemaError, Verdicts, decode, encode
 
 PATIENCE_S = 20.0
 
+#: Makes clients that are closed after the test.
+Connect = Callable[[RedisURL], "QueueClient"]
+
 
 def rows_of_session(session: str, num: int = 3) -> DecisionRows:
     rows = made_up_rows(num)
