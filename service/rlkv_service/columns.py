@@ -117,16 +117,26 @@ def rows_of(request: DecisionRequest) -> DecisionRows:
             raise SchemaError(f"a name of {len(name)} characters, at most {MAX_NAME_LENGTH}")
     turns = _column(request.turns, np.dtype("<i4"), "turns", num)
     facts = np.empty((num, NUM_FACTS))
+    facts[:] = _DEFAULTS
+    # Column by column would cost more than all that is done with them later.
+    shared: list[int] = []
+    own: list[int] = []
+    columns: dict[int, bytes] = {}
     for i, fact in enumerate(FACTS):
         raw = request.facts.get(fact.name)
-        if raw is None:
-            if fact.default is None:
-                raise SchemaError(f"fact {fact.name} is missing")
-            facts[:, i] = fact.default
-        elif len(raw) == 8:
-            facts[:, i] = np.frombuffer(raw, "<f8")
-        else:
-            facts[:, i] = _column(raw, np.dtype("<f8"), fact.name, num)
+        if raw is not None:
+            columns[i] = raw
+            if len(raw) == 8:
+                shared.append(i)
+            elif len(raw) == 8 * num:
+                own.append(i)
+            else:
+                raise _wrong_length(raw, fact.name, num, 8 * num)
+        elif fact.default is None:
+            raise SchemaError(f"fact {fact.name} is missing")
+    facts[:, shared] = np.frombuffer(b"".join(columns[i] for i in shared), "<f8")
+    each = np.frombuffer(b"".join(columns[i] for i in own), "<f8")
+    facts[:, own] = each.reshape(len(own), num).T
     check_facts(facts)
     return DecisionRows(request.sessions, turns.astype(np.int64), request.tools, facts)
 
@@ -141,16 +151,18 @@ def check_facts(facts: NDArray[np.float64]) -> None:
 
 def first_impossible(facts: NDArray[np.float64]) -> tuple[int, int] | None:
     """Row and place of the first fact that cannot be; None: all can."""
-    with np.errstate(invalid="ignore"):
-        bad = np.isinf(facts) | (facts < 0.0) | (np.isnan(facts) & ~_MAY_BE_UNKNOWN)
-        bad[:, ABOVE_0] |= facts[:, ABOVE_0] == 0.0
-        bad[:, POINT] |= ~np.isin(facts[:, POINT], (0.0, 1.0, 2.0, 3.0))
+    bad = ~((facts >= _LEAST) & (facts <= _MOST))
+    if bad.any():
+        bad &= ~(np.isnan(facts) & _MAY_BE_UNKNOWN)
+    point = facts[:, POINT]
+    bad[:, POINT] |= np.floor(point) != point
     if not bad.any():
         return None
     row, i = (int(where[0]) for where in np.nonzero(bad))
     return row, i
 
 
+_DEFAULTS = np.array([np.nan if fact.default is None else fact.default for fact in FACTS])
 _MAY_BE_UNKNOWN = np.array([f.default is not None and f.default != f.default for f in FACTS])
 #: Places of facts of which there is always some.
 ABOVE_0 = [
@@ -158,6 +170,9 @@ ABOVE_0 = [
     for name in ("block_size", "num_device_blocks", "max_num_seqs", "prefill_token_s",
                  "mean_pause_s")
 ]  # fmt: skip
+_LEAST, _MOST = np.zeros(NUM_FACTS), np.full(NUM_FACTS, np.finfo(np.float64).max)
+_LEAST[ABOVE_0] = np.finfo(np.float64).smallest_subnormal
+_MOST[POINT] = 3.0
 
 
 def verdicts_of(verdicts: VerdictRows, request_id: int) -> Verdicts:
@@ -197,7 +212,9 @@ def verdict_rows_of(message: Verdicts, num: int) -> VerdictRows:
 
 def _column(raw: bytes, kind: np.dtype[Any], name: str, num: int) -> NDArray[Any]:
     if len(raw) != num * kind.itemsize:
-        raise SchemaError(
-            f"{name} has {len(raw)} bytes, {num} rows of it have {num * kind.itemsize}"
-        )
+        raise _wrong_length(raw, name, num, num * kind.itemsize)
     return np.frombuffer(raw, kind)
+
+
+def _wrong_length(raw: bytes, name: str, num: int, num_bytes: int) -> SchemaError:
+    return SchemaError(f"{name} has {len(raw)} bytes, {num} rows of it have {num_bytes}")

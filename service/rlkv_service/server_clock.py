@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 from rlkv_service.resp import RespConnection
 
@@ -22,8 +23,12 @@ class ServerClock:
         """
         before_s = time.monotonic()
         seconds, micros = connection.execute("TIME", deadline_s=deadline_s)
-        after_s = time.monotonic()
-        self._offset_s = int(seconds) + int(micros) * 1e-6 - 0.5 * (before_s + after_s)
+        self.hear((seconds, micros), 0.5 * (before_s + time.monotonic()))
+
+    def hear(self, reply: Sequence[bytes], monotonic_s: float) -> None:
+        """Sets it from a reply to TIME that was written when ``time.monotonic`` said so much."""
+        seconds, micros = reply
+        self._offset_s = int(seconds) + int(micros) * 1e-6 - monotonic_s
 
     @property
     def is_set(self) -> bool:

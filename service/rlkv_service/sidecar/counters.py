@@ -6,8 +6,10 @@ import threading
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlkv_service.columns import VerdictRows
 from rlkv_service.schema import Reason, Verb
@@ -77,27 +79,29 @@ class Counters:
         self._confidence = _Buckets(CONFIDENCE_RATIO)
         self._log_failures = self._shadow_departures = self._queue_requests = 0
 
-    def answered(self, verdicts: Sequence[VerdictRows], seconds: float) -> None:
-        """Requests that were answered together, each after ``seconds``."""
-        decided = np.zeros(2 * len(Verb), np.int64)
-        reasons = np.zeros(len(Reason), np.int64)
-        departures = []
-        for rows in verdicts:
-            by_policy = rows.fallback_used == 0
-            decided += np.bincount(len(Verb) * by_policy + rows.verb, minlength=2 * len(Verb))
-            reasons += np.bincount(rows.reason, minlength=len(Reason))
-            leaves = rows.policy_verb != rows.rule_verb
-            if leaves.any():
-                departures.append((rows.confidence[leaves], rows.reason[leaves]))
+    def decided(self, verdicts: Sequence[VerdictRows]) -> None:
+        """Verdicts that were given."""
+        verb, by_rule, reason, leaves, sure = (
+            np.concatenate(columns)
+            for columns in zip(*(_counted(rows) for rows in verdicts), strict=True)
+        )
+        kinds = len(Verb) * (by_rule == 0) + verb
+        decisions = np.bincount(kinds, minlength=2 * len(Verb)).reshape(2, len(Verb))
+        reasons = np.bincount(reason, minlength=len(Reason))
+        confidences = np.searchsorted(CONFIDENCE_RATIO, sure[leaves])
+        confidence = np.bincount(confidences, minlength=len(CONFIDENCE_RATIO) + 1)
+        shadowed = int((leaves & (reason == Reason.SHADOW)).sum())
         with self._lock:
-            self._decisions += decided.reshape(2, len(Verb))
+            self._decisions += decisions
             self._reasons += reasons
-            self._requests["answered"] += len(verdicts)
-            self._seconds.add(seconds, len(verdicts))
-            for confidence, reason in departures:
-                for each in confidence:
-                    self._confidence.add(float(each))
-                self._shadow_departures += int((reason == Reason.SHADOW).sum())
+            self._confidence.merge(confidence, float(sure[leaves].sum()))
+            self._shadow_departures += shadowed
+
+    def answered(self, seconds: float, num: int = 1) -> None:
+        """Requests that were answered together, each after ``seconds``."""
+        with self._lock:
+            self._requests["answered"] += num
+            self._seconds.add(seconds, num)
 
     def dropped(self, result: str, num: int = 1) -> None:
         """Requests that got no verdict: ``late``, ``refused`` or ``malformed``."""
@@ -148,11 +152,21 @@ class Counters:
 
 class _Buckets:
     def __init__(self, edges: tuple[float, ...]) -> None:
-        self._edges, self._counts, self._sum = edges, [0] * (len(edges) + 1), 0.0
+        self._edges, self._sum = edges, 0.0
+        self._counts = np.zeros(len(edges) + 1, np.int64)
 
     def add(self, value: float, num: int = 1) -> None:
         self._counts[bisect_left(self._edges, value)] += num
         self._sum += value * num
 
+    def merge(self, counts: NDArray[np.int64], total: float) -> None:
+        self._counts += counts
+        self._sum += total
+
     def histogram(self) -> Histogram:
-        return Histogram(self._edges, tuple(self._counts), self._sum)
+        return Histogram(self._edges, tuple(self._counts.tolist()), self._sum)
+
+
+def _counted(rows: VerdictRows) -> tuple[NDArray[Any], ...]:
+    leaves = rows.policy_verb != rows.rule_verb
+    return rows.verb, rows.fallback_used, rows.reason, leaves, rows.confidence

@@ -1,4 +1,4 @@
-"""The latest decisions, for a page that shows them: kept as they came, told row by row when asked."""
+"""The latest decisions, for a page that shows them: kept as they came, told when asked."""
 
 from __future__ import annotations
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from rlkv_service.columns import DecisionRows, VerdictRows
-from rlkv_service.deciding.decider import Decider
+from rlkv_service.deciding.active_bundle import PolicyInfo
+from rlkv_service.deciding.decider import Asked, Decider
 from rlkv_service.outcome_log import record_outcomes
 from rlkv_service.pause_estimates import PauseEstimates
 from rlkv_service.redis_keys import RedisKeys
@@ -17,19 +16,9 @@ from rlkv_service.redis_url import RedisURL
 from rlkv_service.resp import RedisError, RedisReplyError, RespConnection
 from rlkv_service.schema import Outcome, SessionEnd
 from rlkv_service.sidecar.counters import Counters
+from rlkv_service.sidecar.log_budget import DEFAULT_LOG_BYTES, LogBudget
+from rlkv_service.sidecar.log_queue import LogQueue
 from rlkv_service.sidecar.recent import Recent
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyInfo:
-    """The bundle that decides, and how."""
-
-    name: str
-    version: str  #: as verdicts carry it
-    loaded_s: float  #: when, seconds since the epoch
-    shadow: bool  #: it only watches
-    min_confidence: float  #: below, the rule answers
-    metadata: dict[str, Any]  #: of the bundle: what bundle.json says
 
 
 class DecisionService:
@@ -40,6 +29,7 @@ class DecisionService:
         url: the Redis or Valkey server.
         keys: of the deployment.
         estimates: of pauses, the ones that the decider asks, if there are any.
+        log_bytes: that the log of decisions may take; 0: there is none.
     """
 
     def __init__(
@@ -48,11 +38,16 @@ class DecisionService:
         url: RedisURL,
         keys: RedisKeys,
         estimates: PauseEstimates | None = None,
+        *,
+        log_bytes: int = DEFAULT_LOG_BYTES,
     ) -> None:
         self.counters = Counters()
         self.recent = Recent()
         self.keys = keys
         self.estimates = estimates
+        self.budget = LogBudget(keys.decisions, log_bytes)
+        #: Decisions that are logged behind the back of whoever asked.
+        self.unlogged = LogQueue(self.budget, self.counters)
         self._decider, self._url = decider, url
         self._lock = threading.Lock()
         self._connection: RespConnection | None = None
@@ -63,10 +58,19 @@ class DecisionService:
         The log is written behind its back; what cannot be logged is counted.
         """
         begin_s = time.perf_counter()
-        verdicts = self._decider.decide(engine_id, rows)
-        self.counters.answered([verdicts], time.perf_counter() - begin_s)
-        self.recent.add(time.time(), engine_id, rows, verdicts)
+        (verdicts,) = self.answer([Asked(engine_id, rows)])
+        self.counters.answered(time.perf_counter() - begin_s)
+        self.unlogged.put(engine_id, rows, verdicts)
         return verdicts
+
+    def answer(self, asked: Sequence[Asked]) -> list[VerdictRows]:
+        """Verdicts for several requests: counted and shown, and not logged."""
+        decided = self._decider.decide_many(asked)
+        self.counters.decided(decided)
+        now_s = time.time()
+        for each, verdicts in zip(asked, decided, strict=True):
+            self.recent.add(now_s, each.engine_id, each.rows, verdicts)
+        return decided
 
     def record(self, messages: Sequence[Outcome | SessionEnd]) -> list[bool]:
         """Writes outcomes and ends of sessions; when it returns the server has them.
@@ -103,11 +107,11 @@ class DecisionService:
     @property
     def not_ready(self) -> str:
         """Why it should not be asked, in words; empty when it is ready."""
-        with self._lock:
-            try:
-                self._connected().execute("PING")
-            except RedisError as error:
-                return str(error)
+        try:
+            with RespConnection(self._url, timeout_s=1.0) as connection:
+                connection.execute("PING")
+        except RedisError as error:
+            return str(error)
         return ""
 
     @property
