@@ -54,9 +54,7 @@ def decision_api(size: Size) -> dict[str, Any]:
     }
 
 
-def _measure(
-    name: str, request: bytes, port: int, size: Size, figures: dict[str, float]
-) -> None:
+def _measure(name: str, request: bytes, port: int, size: Size, figures: dict[str, float]) -> None:
     with _connected(port, 1) as (one,):
         durations_s = _durations_s(lambda: _ask(one, request), size.http_requests)
     figures[f"{name}_p50_s"] = statistics.median(durations_s)

@@ -15,6 +15,7 @@ from rlkv.cli import (
     profiles,
     report,
     suite,
+    token,
     trace,
     train,
     validate,
@@ -27,7 +28,7 @@ from rlkv_engine.errors import InputError
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
     train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, report, validate,
-    calibrate, engine, bench,
+    calibrate, engine, token, bench,
 )  # fmt: skip
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from itertools import pairwise
 from typing import Any
 
+from rlkv_service.decision_api.decision_bodies import REASON_NAMES
 from rlkv_service.decision_api.live_regret import RegretBook
 from rlkv_service.decision_api.live_snapshot import (
     LiveBucket,
@@ -73,7 +75,11 @@ class LiveFigures:
             decided_per_s=_by(rates, 1, DECIDERS),
             history=self._history(),
             requests=_since(first.requests, last.requests),
-            reasons=_since(first.reasons, last.reasons),
+            reasons={
+                name: number
+                for name, number in _since(first.reasons, last.reasons).items()
+                if name in REASON_NAMES
+            },
             latency=_latency(_between(first.decision_seconds, last.decision_seconds)),
             confidence=_buckets(_between(first.confidence_ratio, last.confidence_ratio)),
             departures=last.confidence_ratio.count - first.confidence_ratio.count,
@@ -82,9 +88,7 @@ class LiveFigures:
             tools=self._tools.slowest(_NUM_TOOLS, service.estimates),
             regret=self._regret.rows(),
             latest=[_told(each) for each in decisions[:_NUM_LATEST]],
-            sidecars=[
-                _sidecar(name, said, at_s) for name, said in sorted(self._sidecars.items())
-            ],
+            sidecars=[_sidecar(name, said, at_s) for name, said in sorted(self._sidecars.items())],
             queue_requests=last.queue_requests,
             outcomes=sum(last.outcomes.values()),
             log_failures=last.log_failures,
@@ -109,7 +113,7 @@ class LiveFigures:
     def _history(self) -> list[tuple[float, float, float]]:
         counted = list(self._counted)
         told = []
-        for before, after in zip(counted[:-1], counted[1:], strict=True):
+        for before, after in pairwise(counted):
             rates = _by(_per_s(before, after), 0, [verb.name for verb in Verb])
             told.append(tuple(round(rates[verb.name], 1) for verb in Verb))
         return told  # type: ignore[return-value]
@@ -139,9 +143,7 @@ def _per_s(
 
 
 def _by(rates: dict[tuple[str, str], float], place: int, names: Any) -> dict[str, float]:
-    return {
-        name: sum(rate for key, rate in rates.items() if key[place] == name) for name in names
-    }
+    return {name: sum(rate for key, rate in rates.items() if key[place] == name) for name in names}
 
 
 def _since(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:

@@ -74,9 +74,7 @@ def _number(name: str, meaning: str) -> dict[str, Any]:
 
 
 _NAME = {"type": "string", "maxLength": MAX_NAME_LENGTH}
-_COLUMNS = {
-    "schema": {"type": "string", "format": "binary", "description": "Of docs/schema.md."}
-}
+_COLUMNS = {"schema": {"type": "string", "format": "binary", "description": "Of docs/schema.md."}}
 _STATUS = {
     "schema": {
         "type": "object",

@@ -40,9 +40,9 @@ class OutcomeRow(msgspec.Struct):
     started_s: Annotated[
         Seconds, Meta(description="When the session arrived, s since the epoch.")
     ] = 0.0
-    ended_s: Annotated[
-        Seconds, Meta(description="When the pause was over, s since the epoch.")
-    ] = 0.0
+    ended_s: Annotated[Seconds, Meta(description="When the pause was over, s since the epoch.")] = (
+        0.0
+    )
 
 
 class OutcomesBody(msgspec.Struct):
