@@ -13,6 +13,7 @@ import httpx
 
 from rlkv_agents.shipped import UNIVERSAL, bundle_folder
 from rlkv_service.deciding.active_bundle import ActiveBundle
+from rlkv_service.deciding.check_rows import made_up_rows
 from rlkv_service.deciding.decider import Decider
 from rlkv_service.decision_api.app import make_app
 from rlkv_service.decision_api.options import ApiOptions
@@ -55,6 +56,7 @@ def new_service(
 ) -> DecisionService:
     bundle = ActiveBundle.load(bundle_folder(UNIVERSAL))
     decider = Decider(bundle, estimates, shadow=shadow)
+    decider.decide("", made_up_rows())  # compiles what is not compiled yet
     return DecisionService(decider, url, RedisKeys("test"), estimates)
 
 

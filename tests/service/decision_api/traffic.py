@@ -7,8 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from rlkv_service.decision_api.examples import OFFER
-
+#: GPT-J-6B on an A100 behind an eighth of its link, where the shipped bundle has something to say.
+MACHINE = {
+    "block_size": 16,
+    "num_device_blocks": 2983,
+    "num_host_blocks": 18724,
+    "max_num_seqs": 256,
+    "prefill_token_s": 4.63e-5,
+    "prefill_token_context_s": 1.47e-9,
+    "swap_out_block_s": 0.00587,
+    "swap_in_block_s": 0.00587,
+    "mean_pause_s": 7.0,
+}
 #: Median pauses, seconds; what comes from outside may be anything.
 TOOLS = {
     "search": 1.4,
@@ -32,10 +42,10 @@ def traffic(seed: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         for rank in range(int(rng.integers(1, 12))):
             tool = names[rng.integers(len(names))]
             pause_s = float(TOOLS[tool] * rng.lognormal(0.0, 0.7))
-            tokens = int(rng.integers(500, 30_000))
+            tokens = int(rng.integers(300, 2000))
             blocks = tokens // 16
             point = ("CALL", "NEW", "RESUME", "GROW")[rng.integers(4)]
-            short = 0 if point == "CALL" else int(rng.integers(1, 400))
+            short = 0 if point == "CALL" else int(rng.integers(1, 100))
             rows.append(
                 {
                     "session": f"chat-{rank}", "turn": turn, "tool": tool, "point": point,
@@ -52,15 +62,14 @@ def traffic(seed: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
                 }
             )  # fmt: skip
         memory = {
-            "free_blocks": int(rng.integers(0, 4000)),
-            "paused_blocks": int(rng.integers(8000, 15_000)),
-            "reclaimable_blocks": int(rng.integers(0, 3000)),
-            "host_free_blocks": int(rng.integers(20_000, 54_000)),
-            "num_running": 48,
+            "free_blocks": int(rng.integers(0, 150)),
+            "paused_blocks": int(rng.integers(1200, 1800)),
+            "reclaimable_blocks": int(rng.integers(0, 200)),
+            "host_free_blocks": int(rng.integers(9000, 12_000)),
+            "num_running": 20,
             "num_paused": 30,
         }
-        machine = OFFER["machine"]
         yield (
-            {"engine_id": engine, "machine": machine, "memory": memory, "rows": rows},
+            {"engine_id": engine, "machine": MACHINE, "memory": memory, "rows": rows},
             {"engine_id": engine, "outcomes": outcomes},
         )
