@@ -14,6 +14,7 @@ from rlkv.cli import (
     pauses,
     profiles,
     report,
+    serve,
     suite,
     token,
     trace,
@@ -28,7 +29,7 @@ from rlkv_engine.errors import InputError
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
     train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, report, validate,
-    calibrate, engine, token, bench,
+    calibrate, engine, serve, token, bench,
 )  # fmt: skip
 
 

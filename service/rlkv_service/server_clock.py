@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 
-from rlkv_service.resp import RespConnection
+from rlkv_service.resp import RedisError, RedisReplyError, Reply, RespConnection
 
 
 class ServerClock:
@@ -22,13 +21,22 @@ class ServerClock:
             RedisError: it does not answer.
         """
         before_s = time.monotonic()
-        seconds, micros = connection.execute("TIME", deadline_s=deadline_s)
-        self.hear((seconds, micros), 0.5 * (before_s + time.monotonic()))
+        reply = connection.execute("TIME", deadline_s=deadline_s)
+        self.learn(reply, before_s, time.monotonic())
 
-    def hear(self, reply: Sequence[bytes], monotonic_s: float) -> None:
-        """Sets it from a reply to TIME that was written when ``time.monotonic`` said so much."""
-        seconds, micros = reply
-        self._offset_s = int(seconds) + int(micros) * 1e-6 - monotonic_s
+    def learn(self, reply: Reply, before_s: float, after_s: float) -> None:
+        """Takes the reply to a TIME that was sent and answered at these monotonic times.
+
+        Raises:
+            RedisError: it is no time.
+        """
+        if isinstance(reply, RedisReplyError):
+            raise reply
+        try:
+            seconds, micros = map(int, reply)
+        except (TypeError, ValueError) as error:
+            raise RedisError(f"the server's time is {str(reply)[:80]}") from error
+        self._offset_s = seconds + micros * 1e-6 - 0.5 * (before_s + after_s)
 
     @property
     def is_set(self) -> bool:

@@ -6,13 +6,12 @@ import threading
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlkv_service.columns import VerdictRows
 from rlkv_service.schema import Reason, Verb
+from rlkv_service.sidecar.compiled_counts import count_rows
 
 #: What became of requests, over Redis; one over HTTP is ``answered`` or ``malformed``.
 REQUEST_RESULTS = ("answered", "late", "refused", "malformed")
@@ -77,25 +76,18 @@ class Counters:
         self._reloads = dict.fromkeys(RELOAD_RESULTS, 0)
         self._seconds = _Buckets(DECISION_SECONDS)
         self._confidence = _Buckets(CONFIDENCE_RATIO)
-        self._log_failures = self._shadow_departures = self._queue_requests = 0
+        self._shadow = np.zeros(1, np.int64)
+        self._log_failures = self._queue_requests = 0
 
     def decided(self, verdicts: Sequence[VerdictRows]) -> None:
         """Verdicts that were given."""
-        verb, by_rule, reason, leaves, sure = (
-            np.concatenate(columns)
-            for columns in zip(*(_counted(rows) for rows in verdicts), strict=True)
-        )
-        kinds = len(Verb) * (by_rule == 0) + verb
-        decisions = np.bincount(kinds, minlength=2 * len(Verb)).reshape(2, len(Verb))
-        reasons = np.bincount(reason, minlength=len(Reason))
-        confidences = np.searchsorted(CONFIDENCE_RATIO, sure[leaves])
-        confidence = np.bincount(confidences, minlength=len(CONFIDENCE_RATIO) + 1)
-        shadowed = int((leaves & (reason == Reason.SHADOW)).sum())
         with self._lock:
-            self._decisions += decisions
-            self._reasons += reasons
-            self._confidence.merge(confidence, float(sure[leaves].sum()))
-            self._shadow_departures += shadowed
+            for rows in verdicts:
+                self._confidence.sum += count_rows(
+                    rows.verb, rows.fallback_used, rows.reason, rows.policy_verb, rows.rule_verb,
+                    rows.confidence, _CONFIDENCE_EDGES, self._decisions, self._reasons,
+                    self._confidence.counts, self._shadow,
+                )  # fmt: skip
 
     def answered(self, seconds: float, num: int = 1) -> None:
         """Requests that were answered together, each after ``seconds``."""
@@ -145,28 +137,22 @@ class Counters:
                 dict(self._outcomes),
                 dict(self._reloads),
                 self._log_failures,
-                self._shadow_departures,
+                int(self._shadow[0]),
                 self._queue_requests,
             )
 
 
 class _Buckets:
     def __init__(self, edges: tuple[float, ...]) -> None:
-        self._edges, self._sum = edges, 0.0
-        self._counts = np.zeros(len(edges) + 1, np.int64)
+        self._edges, self.sum = edges, 0.0
+        self.counts = np.zeros(len(edges) + 1, np.int64)
 
     def add(self, value: float, num: int = 1) -> None:
-        self._counts[bisect_left(self._edges, value)] += num
-        self._sum += value * num
-
-    def merge(self, counts: NDArray[np.int64], total: float) -> None:
-        self._counts += counts
-        self._sum += total
+        self.counts[bisect_left(self._edges, value)] += num
+        self.sum += value * num
 
     def histogram(self) -> Histogram:
-        return Histogram(self._edges, tuple(self._counts.tolist()), self._sum)
+        return Histogram(self._edges, tuple(self.counts.tolist()), self.sum)
 
 
-def _counted(rows: VerdictRows) -> tuple[NDArray[Any], ...]:
-    leaves = rows.policy_verb != rows.rule_verb
-    return rows.verb, rows.fallback_used, rows.reason, leaves, rows.confidence
+_CONFIDENCE_EDGES = np.array(CONFIDENCE_RATIO)

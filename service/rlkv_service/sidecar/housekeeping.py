@@ -25,27 +25,25 @@ FORGET_S = 60.0
 class Housekeeping:
     """Goes its rounds; in a thread of its own."""
 
-    def __init__(
-        self, service: DecisionService, decider: Decider, watch: BundleWatch, url: RedisURL
-    ) -> None:
-        self._service, self._decider, self._watch, self._url = service, decider, watch, url
+    def __init__(self, service: DecisionService, decider: Decider, watch: BundleWatch) -> None:
+        self._service, self._decider, self._watch = service, decider, watch
         self._keys = service.keys
         host = socket.gethostname()
         self.sidecar_id = f"{host}:{os.getpid()}:{secrets.token_hex(2)}"
         self._said = {"host": host, "pid": os.getpid(), "started_s": time.time()}
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, url: RedisURL, stop: threading.Event) -> None:
         """Goes its rounds until told to stop, and says goodbye."""
         connection: RespConnection | None = None
         while not stop.wait(EVERY_S):
             self._watch.look(self._decider)
             try:
                 if connection is None or connection.is_closed:
-                    connection = RespConnection(self._url)
+                    connection = RespConnection(url)
                 self._round(connection)
             except RedisError:
                 continue  # the loop says so
-        with suppress(RedisError), connection or RespConnection(self._url) as connection:
+        with suppress(RedisError), connection or RespConnection(url) as connection:
             connection.execute("HDEL", self._keys.sidecars, self.sidecar_id)
 
     def _round(self, connection: RespConnection) -> None:

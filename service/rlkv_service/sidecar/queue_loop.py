@@ -41,41 +41,39 @@ class QueueLoop:
 
     Args:
         service: decides and counts.
-        url: the server.
-        stop: once set, what was taken is answered and ``run`` returns.
     """
 
-    def __init__(self, service: DecisionService, url: RedisURL, stop: threading.Event) -> None:
-        self._service, self._url, self._stop = service, url, stop
+    def __init__(self, service: DecisionService) -> None:
+        self._service = service
         self._keys, self._counters, self._budget = service.keys, service.counters, service.budget
         self._clock = ServerClock()
         self._lost = ""  # why there is no connection
         self._retry_s = RETRY_S
         self._complaint = ""  # why it refused what was written, last
 
-    def run(self) -> None:
-        """Answers until it is told to stop."""
-        while not self._stop.is_set():
+    def run(self, url: RedisURL, stop: threading.Event) -> None:
+        """Answers until told to stop, and then what it has taken."""
+        while not stop.is_set():
             try:
-                with RespConnection(self._url) as connection:
+                with RespConnection(url) as connection:
                     self._clock.set(connection)
-                    self._answer_all(connection)
+                    self._answer_all(connection, stop)
             except RedisError as error:
                 if str(error) != self._lost:
                     self._lost = str(error)
                     _logger.warning("%s: trying again", error)
-                self._stop.wait(self._retry_s)
+                stop.wait(self._retry_s)
                 self._retry_s = min(2.0 * self._retry_s, MAX_RETRY_S)
 
-    def _answer_all(self, connection: RespConnection) -> None:
+    def _answer_all(self, connection: RespConnection, stop: threading.Event) -> None:
         # TIME right behind the pop: deadlines are compared with when it really was.
         take: list[_Command] = [
             ("BLMPOP", BLOCK_S, 1, self._keys.requests, "LEFT", "COUNT", TAKE),
             ("TIME",),
         ]
         answers: list[_Command] = []
-        while not self._stop.is_set() or answers:
-            going_on = not self._stop.is_set()
+        while not stop.is_set() or answers:
+            going_on = not stop.is_set()
             commands = answers + take if going_on else answers
             deadline_s = time.monotonic() + BLOCK_S + 5.0
             replies = connection.pipeline(commands, deadline_s=deadline_s)
@@ -83,20 +81,19 @@ class QueueLoop:
             if not going_on:
                 continue
             popped, now = replies[-2:]
-            for reply in (popped, now):
-                if isinstance(reply, RedisReplyError):
-                    raise reply
+            frames = _frames(popped)
+            # Lateness is told by when it was popped: the answer to TIME was written right then.
+            after_s = time.monotonic()
+            self._clock.learn(now, after_s, after_s)
             self._found()
-            if popped is None:
-                continue
-            self._clock.hear(now, time.monotonic())
-            answers += self._answer(popped[1])
+            if frames:
+                answers += self._answer(frames)
 
     def _found(self) -> None:
         self._retry_s = RETRY_S
         if self._lost:
             self._lost = ""
-            _logger.info("%s answers again", self._url)
+            _logger.info("the server answers again")
 
     def _answer(self, frames: Sequence[bytes]) -> list[_Command]:
         """The commands that answer frames and log them."""
@@ -161,3 +158,15 @@ class QueueLoop:
         if reason != self._complaint:
             self._complaint = reason
             _logger.warning("the server refuses what is written: %s", reason)
+
+
+def _frames(popped: Reply) -> Sequence[bytes]:
+    """What a BLMPOP took; raises ``RedisError`` if it is not its reply."""
+    if isinstance(popped, RedisReplyError):
+        raise popped
+    if popped is None:
+        return ()
+    match popped:
+        case [bytes(), [*frames]] if all(isinstance(frame, bytes) for frame in frames):
+            return frames
+    raise RedisError(f"no reply to BLMPOP: {str(popped)[:80]}")

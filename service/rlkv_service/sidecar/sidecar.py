@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from rlkv_service.sidecar.housekeeping import Housekeeping
 from rlkv_service.sidecar.log_budget import DEFAULT_LOG_BYTES
 from rlkv_service.sidecar.queue_loop import QueueLoop
 from rlkv_service.sidecar.service import DecisionService
+
+_logger = logging.getLogger(__name__)
 
 #: What it needs beyond answering, until an event is set: run in a thread of its own.
 Background = Callable[[RedisURL, threading.Event], None]
@@ -67,6 +70,7 @@ class Sidecar:
         background: Sequence[Background] = (),
     ) -> None:
         options = options or SidecarOptions()
+        self._url = url
         keys = RedisKeys(options.namespace)
         _check_server(url, keys)
         watch = BundleWatch(options.bundle, lambda: self.service.recent.rows(), self._reloaded)
@@ -78,17 +82,14 @@ class Sidecar:
         )
         self.service = DecisionService(decider, url, keys, estimates, log_bytes=options.log_bytes)
         decider.decide("", made_up_rows())  # compiles what is not compiled yet
+        #: Set, it ends.
         self.stop_event = threading.Event()
-        loop = QueueLoop(self.service, url, self.stop_event)
-        rounds = Housekeeping(self.service, decider, watch, url)
-        self._threads = [
-            threading.Thread(target=loop.run, name="queue"),
-            threading.Thread(target=rounds.run, args=(self.stop_event,), name="rounds"),
-            threading.Thread(
-                target=self.service.unlogged.run, args=(url, self.stop_event), name="log"
-            ),
-            *(threading.Thread(target=each, args=(url, self.stop_event)) for each in background),
-        ]
+        loop = QueueLoop(self.service)
+        rounds = Housekeeping(self.service, decider, watch)
+        #: Why it stopped by itself: a bug.
+        self.failure: Exception | None = None
+        work = [loop.run, rounds.run, self.service.unlogged.run, *background]
+        self._threads = [threading.Thread(target=self._run, args=(each,)) for each in work]
 
     def start(self) -> None:
         """Answers from now on."""
@@ -107,6 +108,15 @@ class Sidecar:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _run(self, work: Background) -> None:
+        try:
+            work(self._url, self.stop_event)
+        except Exception as error:
+            # Half a sidecar is worse than none: whoever runs it starts another.
+            _logger.exception("the sidecar ends")
+            self.failure = error
+            self.stop_event.set()
 
     def _reloaded(self, result: str) -> None:
         self.service.counters.reloaded(result)
