@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS      := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check bench bench-gpu bundle clean
+.PHONY: help train test check deploy-check bench bench-gpu bundle clean
 
 help: ## say what each verb does
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 - \2/'
@@ -26,6 +26,9 @@ check: $(READY) ## check format, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+deploy-check: $(READY) ## lint what deploys the sidecar, with the linters that are there
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" deploy/check.sh
 
 bench: $(READY) ## run every benchmark
 	$(VENV)/bin/rlkv bench all

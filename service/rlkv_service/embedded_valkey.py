@@ -25,7 +25,8 @@ _SOCKET, _LOG, _DATA = "valkey.sock", "valkey.log", "valkey"
 #: Of the server's configuration; a caller's options come on top.
 _CONFIG: Mapping[str, str] = {
     "port": "0",
-    "unixsocketperm": "700",
+    # Who comes near it is up to the folder: its owner, or an engine of the same group.
+    "unixsocketperm": "770",
     "appendonly": "yes",
     "appendfsync": "everysec",
     "save": "",
@@ -54,7 +55,7 @@ class EmbeddedValkey:
     """A running server.
 
     Args:
-        folder: for its socket, its data and its log; made if missing.
+        folder: for its socket, its data and its log; made if missing, for its owner alone.
         options: of valkey.conf, on top of ours.
 
     Raises:
@@ -68,7 +69,8 @@ class EmbeddedValkey:
         self._folder = folder
         socket_path = socket_url(folder).path
         try:
-            (folder / _DATA).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / _DATA).mkdir(exist_ok=True)
             log = (folder / _LOG).open("wb")
         except OSError as error:
             raise InputError(f"{error.strerror}", path=folder) from error

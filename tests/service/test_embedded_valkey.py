@@ -26,6 +26,17 @@ def test_what_was_acknowledged_survives_a_crash(short_folder: Path) -> None:
     assert not again.is_running
 
 
+def test_the_folder_says_who_reaches_the_socket(short_folder: Path) -> None:
+    folder = short_folder / "new"
+    server = EmbeddedValkey(folder)
+    try:
+        # Every new folder is its owner's; one that others may enter lets the group in.
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert Path(server.url.path).stat().st_mode & 0o777 == 0o770
+    finally:
+        server.stop()
+
+
 def test_a_pipeline_says_which_command_was_refused(valkey: EmbeddedValkey) -> None:
     with RespConnection(valkey.url) as connection:
         replies = connection.pipeline([("SET", "a", 1), ("LPOP", "a"), ("GET", "a")])
