@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import numpy as np
 
 from rlkv_engine.facts import FACTS
 from rlkv_service.columns import request_of, verdict_rows_of
-from rlkv_service.decision_api.decision_bodies import read_decisions
+from rlkv_service.decision_api.decision_bodies import read_decisions, write_verdicts
 from rlkv_service.decision_api.examples import CALL, OFFER, OUTCOME
 from rlkv_service.resp import RespConnection
 from rlkv_service.schema import Outcome, Reason, SessionEnd, Verb, Verdicts, decode, encode
@@ -83,11 +84,13 @@ def test_what_is_left_out_or_null_is_unknown(api: Api) -> None:
     assert api.post("/v1/decisions", body).status_code == 200
 
 
-def test_a_promise_without_end_is_null(api: Api) -> None:
-    body = copy.deepcopy(CALL)
-    body["rows"][0]["remaining_s"] = 1e12
-    (verdict,) = api.post("/v1/decisions", body).json()["verdicts"]
-    assert verdict["lease_s"] == 2e12
+def test_what_json_has_no_number_for_is_null(api: Api) -> None:
+    engine_id, rows = read_decisions(json.dumps(CALL).encode())
+    verdicts = api.service.decide(engine_id, rows)
+    verdicts.lease_s[:] = np.inf
+    told = json.loads(write_verdicts(rows, replace(verdicts, rule_verb=np.zeros(0, np.int8))))
+    assert told["verdicts"][0]["lease_s"] is None
+    assert told["verdicts"][0]["rule_verb"] is None
 
 
 def test_outcomes_are_in_the_log_once(api: Api) -> None:
