@@ -17,6 +17,7 @@ from rlkv.cli import (
     report,
     serve,
     suite,
+    token,
     trace,
     train,
     validate,
@@ -29,7 +30,7 @@ from rlkv_engine.errors import InputError
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
     train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, log, report,
-    validate, calibrate, engine, serve, bench,
+    validate, calibrate, engine, serve, token, bench,
 )  # fmt: skip
 
 

@@ -159,7 +159,7 @@ def _layout(
 
 
 def check_facts(facts: NDArray[np.float64]) -> None:
-    """Raises ``SchemaError`` where a fact is infinite, negative, or missing without a default."""
+    """Raises ``SchemaError`` where a fact is negative, beyond measure, or missing without a default."""
     impossible = first_impossible(facts)
     if impossible is not None:
         row, i = impossible
@@ -187,8 +187,10 @@ ABOVE_0 = [
     for name in ("block_size", "num_device_blocks", "max_num_seqs", "prefill_token_s",
                  "mean_pause_s")
 ]  # fmt: skip
-_LEAST, _MOST = np.zeros(NUM_FACTS), np.full(NUM_FACTS, np.finfo(np.float64).max)
-_LEAST[ABOVE_0] = np.finfo(np.float64).smallest_subnormal
+#: No number of a machine is beyond these, and all that is computed of numbers within is finite.
+SMALLEST, LARGEST = 1e-12, 1e12
+_LEAST, _MOST = np.zeros(NUM_FACTS), np.full(NUM_FACTS, LARGEST)
+_LEAST[ABOVE_0] = SMALLEST
 _MOST[POINT] = 3.0
 
 

@@ -53,14 +53,11 @@ class Answering:
 
     async def decide(self, request: Request) -> Response:
         """Verdicts for one or many rows."""
-        kind = _content_type(request)
-        if kind == JSON:
-            engine_id, rows = read_decisions(await request.body())
-            verdicts = self._service.decide(engine_id, rows)
-            return Response(write_verdicts(rows, verdicts), media_type=JSON)
-        if kind != MSGPACK:
-            raise _wrong_type(kind, f"{JSON} or {MSGPACK}")
-        return Response(self._decide_columns(await request.body()), media_type=MSGPACK)
+        try:
+            return await self._decide(request)
+        except Problem:
+            self._service.counters.dropped("malformed")
+            raise
 
     async def record(self, request: Request) -> Response:
         """Outcomes; answered once the store has them."""
@@ -90,6 +87,16 @@ class Answering:
             return await asyncio.wait_for(asyncio.shield(self._check), _READY_TIMEOUT_S)
         except TimeoutError:
             return f"the server of Redis does not answer within {_READY_TIMEOUT_S:g} s"
+
+    async def _decide(self, request: Request) -> Response:
+        kind = _content_type(request)
+        if kind == JSON:
+            engine_id, rows = read_decisions(await request.body())
+            verdicts = self._service.decide(engine_id, rows)
+            return Response(write_verdicts(rows, verdicts), media_type=JSON)
+        if kind != MSGPACK:
+            raise _wrong_type(kind, f"{JSON} or {MSGPACK}")
+        return Response(self._decide_columns(await request.body()), media_type=MSGPACK)
 
     def _decide_columns(self, body: bytes) -> bytes:
         asked = _read_columns(body)

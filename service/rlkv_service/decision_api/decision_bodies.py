@@ -14,11 +14,12 @@ from rlkv_service.columns import DecisionRows, VerdictRows, first_impossible
 from rlkv_service.decision_api.fact_fields import MACHINE, MEMORY, QUESTION, fields_of
 from rlkv_service.decision_api.json_bodies import Name, Turn, Version, decode_json
 from rlkv_service.decision_api.problems import Problem
-from rlkv_service.schema import MAX_ROWS, SCHEMA_VERSION, Point, Reason, Verb
+from rlkv_service.schema import LOCAL_REASONS, MAX_ROWS, SCHEMA_VERSION, Point, Reason, Verb
 
 _POINTS = {point.name: float(point) for point in Point}
 _VERBS = [verb.name for verb in Verb]
-_REASONS = [reason.name for reason in Reason]
+#: Of a server, by their numbers; the others are a client's own.
+REASON_NAMES = [reason.name for reason in Reason if reason not in LOCAL_REASONS]
 
 Machine = msgspec.defstruct(
     "Machine",
@@ -139,7 +140,7 @@ def write_verdicts(rows: DecisionRows, verdicts: VerdictRows) -> bytes:
         _numbers(verdicts.expected_return_p90_s),
         _numbers(verdicts.confidence),
         (verdicts.fallback_used != 0).tolist(),
-        [_REASONS[reason] for reason in verdicts.reason.tolist()],
+        [REASON_NAMES[reason] for reason in verdicts.reason.tolist()],
         _names(verdicts.rule_verb, num),
         _names(verdicts.policy_verb, num),
     )

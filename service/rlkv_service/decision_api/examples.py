@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+#: Of the profile llama3-8b-h100.
 _MACHINE = {
     "block_size": 16,
-    "num_device_blocks": 27000,
-    "num_host_blocks": 54000,
+    "num_device_blocks": 25243,
+    "num_host_blocks": 25243,
     "max_num_seqs": 256,
-    "prefill_token_s": 0.00004,
-    "swap_out_block_s": 0.00004,
-    "swap_in_block_s": 0.00004,
+    "prefill_token_s": 0.0000325,
+    "prefill_token_context_s": 0.00000000106,
+    "swap_out_block_s": 0.0000419,
+    "swap_in_block_s": 0.0000419,
 }
 
 #: A pause begins, and little is known.
 CALL: dict[str, Any] = {
     "engine_id": "engine-0",
     "machine": _MACHINE,
-    "memory": {"free_blocks": 5200, "host_free_blocks": 41000},
+    "memory": {"free_blocks": 5200, "host_free_blocks": 18000},
     "rows": [
         {
             "session": "chat-17", "turn": 3, "tool": "search", "point": "CALL",
@@ -34,7 +36,7 @@ OFFER: dict[str, Any] = {
     "profile_id": "llama3-8b-h100",
     "machine": {**_MACHINE, "mean_pause_s": 6.5},
     "memory": {
-        "free_blocks": 12, "paused_blocks": 9000, "host_free_blocks": 41000, "num_running": 48,
+        "free_blocks": 12, "paused_blocks": 9000, "host_free_blocks": 18000, "num_running": 48,
         "num_paused": 30,
     },
     "rows": [

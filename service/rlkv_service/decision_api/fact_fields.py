@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from rlkv_engine import facts as F
 from rlkv_engine.facts import FACTS, MACHINE_FACTS, NUM_FACTS
-from rlkv_service.columns import ABOVE_0
+from rlkv_service.columns import ABOVE_0, LARGEST, SMALLEST
 
 #: Places in a row of facts. The point stands between the machine and the memory, and is a word.
 MACHINE = slice(0, len(MACHINE_FACTS))
@@ -27,7 +27,7 @@ def _field(i: int) -> tuple[Any, ...]:
     # Whether a number is possible is checked for all rows at once, with the number in the error.
     fact = FACTS[i]
     said = f"{fact.meaning}, {fact.unit}" if fact.unit else fact.meaning
-    bound: dict[str, Any] = {"exclusiveMinimum" if i in ABOVE_0 else "minimum": 0}
+    bound: dict[str, Any] = {"minimum": SMALLEST if i in ABOVE_0 else 0, "maximum": LARGEST}
     number = Annotated[float, Meta(extra_json_schema=bound)]
     if fact.default is None:
         return fact.name, Annotated[number, Meta(description=said)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from itertools import pairwise
 from typing import Any
 
+from rlkv_service.decision_api.decision_bodies import REASON_NAMES
 from rlkv_service.decision_api.live_regret import RegretBook
 from rlkv_service.decision_api.live_snapshot import (
     LiveBucket,
@@ -73,7 +75,11 @@ class LiveFigures:
             decided_per_s=_by(rates, 1, DECIDERS),
             history=self._history(),
             requests=_since(first.requests, last.requests),
-            reasons=_since(first.reasons, last.reasons),
+            reasons={
+                name: number
+                for name, number in _since(first.reasons, last.reasons).items()
+                if name in REASON_NAMES
+            },
             latency=_latency(_between(first.decision_seconds, last.decision_seconds)),
             confidence=_buckets(_between(first.confidence_ratio, last.confidence_ratio)),
             departures=last.confidence_ratio.count - first.confidence_ratio.count,
@@ -107,7 +113,7 @@ class LiveFigures:
     def _history(self) -> list[tuple[float, float, float]]:
         counted = list(self._counted)
         told = []
-        for before, after in zip(counted[:-1], counted[1:], strict=True):
+        for before, after in pairwise(counted):
             rates = _by(_per_s(before, after), 0, [verb.name for verb in Verb])
             told.append(tuple(round(rates[verb.name], 1) for verb in Verb))
         return told  # type: ignore[return-value]

@@ -48,6 +48,7 @@ class LiveTool(msgspec.Struct):
     """Pauses for a tool: predicted when one begins, and the latest that were seen."""
 
     tool: str
+    engine_id: str
     pauses: int
     seen_p50_s: float
     seen_p90_s: float

@@ -38,7 +38,7 @@ class LiveTools:
         ]
         seen.sort(key=lambda each: -each[2])
         return [
-            LiveTool(tool, pauses, p50_s, p90_s, *_expected(engine_id, tool, estimates))
+            LiveTool(tool, engine_id, pauses, p50_s, p90_s, *_expected(engine_id, tool, estimates))
             for (engine_id, tool), pauses, p50_s, p90_s in seen[:num]
         ]
 

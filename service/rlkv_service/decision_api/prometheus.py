@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from rlkv_service.decision_api.decision_bodies import REASON_NAMES
 from rlkv_service.decision_api.http_figures import HttpFigures
 from rlkv_service.sidecar.counters import Counts, Histogram
 from rlkv_service.sidecar.service import DecisionService
@@ -40,7 +41,8 @@ class _Counted(Collector):
         yield decisions
         for name, help_, label, numbers in (
             ("requests", "Requests, by what became of them.", "result", counts.requests),
-            ("decision_reasons", "Decisions, by why who decided.", "reason", counts.reasons),
+            ("decision_reasons", "Decisions, by who decided and why.", "reason",
+             {name: number for name, number in counts.reasons.items() if name in REASON_NAMES}),
             ("outcomes", "Outcomes and ends that were new.", "kind", counts.outcomes),
             ("bundle_reloads", "Changed bundles, by what became of them.", "result",
              counts.reloads),

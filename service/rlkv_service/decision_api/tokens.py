@@ -51,7 +51,13 @@ class TokenFile:
         self._tokens = read_tokens(path)
         if not self._tokens:
             raise InputError("no token in it: rlkv token new NAME makes one", path=path)
-        self.problem: str | None = None
+        self._problem: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why nobody gets in; None: the file can be read."""
+        self._refresh()
+        return self._problem
 
     def find(self, presented: str) -> Token | None:
         """The token that was presented; None: it is none of ours."""
@@ -68,11 +74,11 @@ class TokenFile:
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return
-        self._stamp, self.problem = stamp, None
+        self._stamp, self._problem = stamp, None
         try:
             self._tokens = read_tokens(self._path)
         except InputError as error:
-            self._tokens, self.problem = (), str(error)
+            self._tokens, self._problem = (), str(error)
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
