@@ -68,6 +68,12 @@ def _resume(size: Size) -> dict[str, Any]:
     return resume(size)
 
 
+def _decision_api(size: Size) -> dict[str, Any]:
+    from rlkv.bench.decision_api import decision_api
+
+    return decision_api(size)
+
+
 #: Every bench by name, in the order of ``rlkv bench all``; imports what it needs when it runs.
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "sim": _sim,
@@ -78,6 +84,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "fidelity": _fidelity,
     "swap": _swap,
     "resume": _resume,
+    "decision-api": _decision_api,
 }
 
 #: Benches that need a GPU, and are no part of ``all``.

@@ -55,6 +55,7 @@ class Size:
     fidelity_rules: Sequence[str] = ("house", "two-tier-lru", "discard")
     fidelity_sessions: int = 60  #: of each trace
     fidelity_seeds: int = 4
+    http_requests: int = 3000
     resume_contexts: Sequence[int] = (64, 256, 1024, 4096)
 
 

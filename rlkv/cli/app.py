@@ -15,7 +15,9 @@ from rlkv.cli import (
     pauses,
     profiles,
     report,
+    serve,
     suite,
+    token,
     trace,
     train,
     validate,
@@ -28,7 +30,7 @@ from rlkv_engine.errors import InputError
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
     train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, log, report,
-    validate, calibrate, engine, bench,
+    validate, calibrate, engine, serve, token, bench,
 )  # fmt: skip
 
 
