@@ -14,6 +14,7 @@ import pytest
 from rlkv_engine import state as S
 from rlkv_engine.paged.copies import Copy, copy_blocks
 from rlkv_engine.paged.engine import PagedEngine
+from rlkv_engine.planner import PolicyPlanner
 from tests.engine.paged.small_engine import (
     FailingCopies,
     assert_right_tokens,
@@ -113,7 +114,7 @@ class World:
 
     def change_policy(self) -> None:
         bias = self.random.normal(scale=2.0, size=3)
-        self.engine._policy = mixed_verbs(bias, int(self.random.integers(100)))
+        self.engine._planner = PolicyPlanner(mixed_verbs(bias, int(self.random.integers(100))))
 
     def step(self) -> None:
         for token in self.engine.step():
