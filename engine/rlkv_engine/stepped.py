@@ -113,6 +113,15 @@ class SteppedEngine(Engine):
             self._viewed, self._view = self._stack, S.one_engine(self._stack, 0)
         return self._view
 
+    @property
+    def stack(self) -> S.State:
+        """The state as compiled functions take it: a stack with this engine alone."""
+        return self._stack
+
+    def grow(self) -> None:
+        """Twice as many slots: what a plan that is FULL asks for."""
+        self._stack = grow_slots(self._stack)
+
     def move_clock(self, now_s: float) -> None:
         """Virtual time moves on to ``now_s``, seconds; never back."""
         dt = now_s - self.now_s
@@ -123,7 +132,7 @@ class SteppedEngine(Engine):
         """Events, growth and admissions of the next iteration; ``policy`` answers decisions."""
         self.begin_plan()
         while _plan_memory(self._stack, 0, policy) == loop.FULL:
-            self._stack = grow_slots(self._stack)
+            self.grow()
 
     def begin_plan(self) -> None:
         """What was logged is forgotten: the next iteration is planned. See ``plan_to_decision``."""
@@ -132,7 +141,7 @@ class SteppedEngine(Engine):
     def plan_to_decision(self) -> Decision | None:
         """Like ``plan_memory``, up to a decision that is to be answered; None: all is planned."""
         while (state := plan_to_decision(self._stack, 0)) == loop.FULL:
-            self._stack = grow_slots(self._stack)
+            self.grow()
         return self._decision() if state == loop.DECIDE else None
 
     def start_iteration(self, longest_idle_s: float = math.inf) -> IterationPlan | None:
