@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlkv_engine.engine import Decision, Engine
 from rlkv_engine.state import SWAP, SWAP_NOW
@@ -37,6 +38,7 @@ class InPlaceAsking:
         self.reasons: Counter[Reason] = Counter()
         #: Version of the policy that answered last.
         self.policy_version = ""
+        self._verbs: dict[int, int] = {}  # by slot, the latest
 
     def run(self, engine: Engine) -> None:
         """To the end of the engine's last session."""
@@ -48,6 +50,10 @@ class InPlaceAsking:
         engine.begin_plan()
         while (decision := engine.plan_to_decision()) is not None:
             self._decide(engine, decision)
+
+    def verbs_of(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What was last decided about each slot; -1 of nothing."""
+        return np.array([self._verbs.get(slot, -1) for slot in slots.tolist()], np.int64)
 
     def _decide(self, engine: Engine, decision: Decision) -> None:
         names = engine.names_of(np.array([engine.open_slot]))
@@ -61,5 +67,6 @@ class InPlaceAsking:
             # Whoever answers has one SWAP; on a rule that swaps at once it means the rule's.
             verb = int(SWAP_NOW)
         engine.answer(verb, lease_s)
+        self._verbs[engine.open_slot] = verb
         self.reasons[Reason(int(verdicts.reason[0]))] += 1
         self.policy_version = verdicts.policy_version

@@ -1,46 +1,22 @@
-"""Engines on small scenarios, and askers of every kind."""
+"""Engines on small scenarios, and askers that do not answer as they should."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from rlkv_agents.policy import AgentPolicy
-from rlkv_engine.planner import MemoryPlanner
 from rlkv_engine.stepped import SteppedEngine
 from rlkv_envs.scenario import Scenario
+from rlkv_service.asking.stepping import stepped_engine
 from rlkv_service.columns import DecisionRows, VerdictRows
 from rlkv_service.local_rule import LocalRule
 from rlkv_service.schema import Reason
 
 
-def stepped_engine(scenario: Scenario, policy: AgentPolicy, seed: int = 0) -> SteppedEngine:
-    policy, table = policy.on(scenario), policy.table(scenario)
-    return SteppedEngine(
-        scenario.profile,
-        scenario.trace(seed, "test"),
-        policy.rule.params(table),
-        table=table,
-        lease_s=policy.rule.leases(scenario.profile, table),
-        log_rows=4096,
-    )
-
-
-def play(
-    engine: SteppedEngine,
-    planner: MemoryPlanner,
-    after_plan: Callable[[], None] = lambda: None,
-) -> None:
-    """To the end of the last session, by the cost model's clock."""
-    while True:
-        planner.plan_memory(engine)
-        after_plan()
-        plan = engine.start_iteration()
-        if plan is None:
-            return
-        engine.end_iteration(plan, plan.expected_s)
+def small_engine(scenario: Scenario, policy: AgentPolicy, seed: int = 0) -> SteppedEngine:
+    return stepped_engine(scenario, policy, scenario.trace(seed, "test"))
 
 
 class Silent:

@@ -17,10 +17,11 @@ from rlkv_engine.loop import RULE_POLICY
 from rlkv_engine.planner import PolicyPlanner
 from rlkv_service.asking.ahead import AgedAnswers, AskingAhead, asked_share
 from rlkv_service.asking.in_process import InProcessPolicy
+from rlkv_service.asking.stepping import step_to_end
 from rlkv_service.columns import DecisionRows, VerdictRows
 from rlkv_service.schema import LOCAL_REASONS, MAX_ROWS, Point, Reason, Verb
 from tests.agents.small_scenario import random_network, small_scenario
-from tests.service.asking.engines import Erratic, Refusing, Silent, play, stepped_engine
+from tests.service.asking.engines import Erratic, Refusing, Silent, small_engine
 
 HOUSE = AgentPolicy("house", make_rule("house"))
 
@@ -42,10 +43,10 @@ def test_the_engine_knows_the_reasons_of_the_schema() -> None:
 @pytest.mark.parametrize("asker", [Silent(), Refusing()])
 def test_without_answers_the_engines_own_policy_decides(asker: Silent) -> None:
     scenario, policy = small_scenario(), random_network()
-    alone, asking = stepped_engine(scenario, policy), stepped_engine(scenario, policy)
-    play(alone, PolicyPlanner(policy.compiled()))
+    alone, asking = small_engine(scenario, policy), small_engine(scenario, policy)
+    step_to_end(alone, PolicyPlanner(policy.compiled()))
     planner = AskingAhead(asker, policy.compiled())
-    play(asking, planner)
+    step_to_end(asking, planner)
     same_state(alone.state, asking.state)
     assert asker.num_asked > 0
     assert asked_share(planner.reasons) == 0.0
@@ -57,9 +58,9 @@ def test_without_answers_the_engines_own_policy_decides(asker: Silent) -> None:
 
 def test_fresh_answers_decide_nearly_everything() -> None:
     scenario, policy = small_scenario(), random_network()
-    engine = stepped_engine(scenario, policy)
+    engine = small_engine(scenario, policy)
     planner = AskingAhead(AgedAnswers(InProcessPolicy(policy), 1))
-    play(engine, planner)
+    step_to_end(engine, planner)
     engine.check_integrity()
     assert asked_share(planner.reasons) > 0.8
     assert planner.reasons.total() == engine.state.n[S.NUM_DECISIONS]
@@ -70,15 +71,15 @@ def test_fresh_answers_decide_nearly_everything() -> None:
 
 def test_a_policy_that_says_what_the_rule_says_changes_nothing() -> None:
     scenario = small_scenario()
-    alone, asking = stepped_engine(scenario, HOUSE), stepped_engine(scenario, HOUSE)
-    play(alone, PolicyPlanner(RULE_POLICY))
+    alone, asking = small_engine(scenario, HOUSE), small_engine(scenario, HOUSE)
+    step_to_end(alone, PolicyPlanner(RULE_POLICY))
 
     def rule(rows: DecisionRows) -> VerdictRows:
         verdicts = InProcessPolicy(HOUSE)(rows)
         return replace(verdicts, reason=np.zeros(len(rows), np.int8))
 
     planner = AskingAhead(AgedAnswers(rule, 1))
-    play(asking, planner)
+    step_to_end(asking, planner)
     # The guard is a matter of fractions of a second, nearly all verbs are the same.
     assert asking.now_s == pytest.approx(alone.now_s, rel=0.05)
     assert planner.reasons_at(Point.CALL)[Reason.POLICY] > 0
@@ -86,12 +87,12 @@ def test_a_policy_that_says_what_the_rule_says_changes_nothing() -> None:
 
 def test_answers_that_are_too_old_are_not_used() -> None:
     scenario, policy = small_scenario(), random_network()
-    alone, asking = stepped_engine(scenario, policy), stepped_engine(scenario, policy)
-    play(alone, PolicyPlanner(RULE_POLICY))
+    alone, asking = small_engine(scenario, policy), small_engine(scenario, policy)
+    step_to_end(alone, PolicyPlanner(RULE_POLICY))
     planner = AskingAhead(
         AgedAnswers(InProcessPolicy(policy), 12), RULE_POLICY, AheadOptions(max_age=11)
     )
-    play(asking, planner)
+    step_to_end(asking, planner)
     same_state(alone.state, asking.state)
     assert planner.reasons[Reason.STALE] > 0
     assert asked_share(planner.reasons) == 0.0
@@ -102,7 +103,7 @@ def test_answers_that_are_too_old_are_not_used() -> None:
 def test_the_books_add_up_whatever_comes_whenever(seed: int, num_host_blocks: int) -> None:
     scenario = small_scenario(num_host_blocks=num_host_blocks, num_sessions=25)
     rule = AgentPolicy("any", make_rule(("house", "swap", "discard", "ttl")[seed % 4]))
-    engine = stepped_engine(scenario, rule, seed)
+    engine = small_engine(scenario, rule, seed)
     planner = AskingAhead(
         Erratic(seed),
         RULE_POLICY,
@@ -121,7 +122,7 @@ def test_the_books_add_up_whatever_comes_whenever(seed: int, num_host_blocks: in
         if num_plans % 10 == 0:
             engine.check_integrity()
 
-    play(engine, planner, check)
+    step_to_end(engine, planner, check)
     engine.check_integrity()
     assert planner.reasons.total() == engine.state.n[S.NUM_DECISIONS]
     assert planner.reasons[Reason.POLICY] > 0
@@ -137,7 +138,7 @@ def test_a_call_is_revised_when_its_answer_comes() -> None:
         verdicts.reason[:] = Reason.POLICY
         return verdicts
 
-    engine = stepped_engine(scenario, HOUSE)
+    engine = small_engine(scenario, HOUSE)
     planner = AskingAhead(AgedAnswers(discards, 2))
     seen = set()
 
@@ -147,7 +148,7 @@ def test_a_call_is_revised_when_its_answer_comes() -> None:
         for slot, verb in zip(paused.tolist(), planner.verbs_of(paused).tolist(), strict=True):
             seen.add((verb, bool(slots[S.KEEP, slot] == 0)))
 
-    play(engine, planner, look)
+    step_to_end(engine, planner, look)
     engine.check_integrity()
     # The rule wrote it through at first; then all of it was given up.
     assert (Verb.SWAP, False) in seen and (Verb.DISCARD, True) in seen

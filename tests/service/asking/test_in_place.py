@@ -9,31 +9,27 @@ from numpy.typing import NDArray
 from rlkv_agents.inference import greedy_verbs
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import make_rule
-from rlkv_engine.config import EngineConfig
 from rlkv_engine.engine import Engine
 from rlkv_engine.facts import NUM_FACTS, POINT, RULE_VERB
 from rlkv_engine.state import NUM_DECISIONS
-from rlkv_engine.stepped import SteppedEngine
 from rlkv_envs.scenario import Scenario
 from rlkv_service.asking.in_place import InPlaceAsking
 from rlkv_service.asking.in_process import InProcessPolicy
+from rlkv_service.asking.stepping import step_to_end
 from rlkv_service.columns import DecisionRows, VerdictRows
 from rlkv_service.schema import Reason, Verb
 from tests.agents.small_scenario import random_network, small_scenario
+from tests.service.asking.engines import small_engine
 
 
-def engine_of(
-    scenario: Scenario, policy: AgentPolicy, kind: type[Engine] = Engine, log_rows: int = 0
-) -> Engine:
+def engine_of(scenario: Scenario, policy: AgentPolicy) -> Engine:
     policy, table = policy.on(scenario), policy.table(scenario)
-    return kind(
+    return Engine(
         scenario.profile,
         scenario.trace(0, "test"),
         policy.rule.params(table),
         table=table,
-        config=EngineConfig(),
         lease_s=policy.rule.leases(scenario.profile, table),
-        log_rows=log_rows,
     )
 
 
@@ -118,15 +114,8 @@ def test_stepped_engines_ask_the_same() -> None:
     whole = Recorded(policy)
     InPlaceAsking(whole).run(engine_of(scenario, policy))
     stepped = Recorded(policy)
-    engine = engine_of(scenario, policy, SteppedEngine, log_rows=4096)
-    assert isinstance(engine, SteppedEngine)
-    asking = InPlaceAsking(stepped)
-    while True:
-        asking.plan_memory(engine)
-        plan = engine.start_iteration()
-        if plan is None:
-            break
-        engine.end_iteration(plan, plan.expected_s)
+    engine = small_engine(scenario, policy)
+    step_to_end(engine, InPlaceAsking(stepped))
     assert stepped.asked == whole.asked
     assert stepped.verbs == whole.verbs
 
