@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 
-from rlkv_service.resp import RespConnection
+from rlkv_service.redis_errors import RedisError, RedisReplyError
+from rlkv_service.resp import Reply, RespConnection
 
 
 class ServerClock:
@@ -21,9 +22,23 @@ class ServerClock:
             RedisError: it does not answer.
         """
         before_s = time.monotonic()
-        seconds, micros = connection.execute("TIME", deadline_s=deadline_s)
-        after_s = time.monotonic()
-        self._offset_s = int(seconds) + int(micros) * 1e-6 - 0.5 * (before_s + after_s)
+        reply = connection.execute("TIME", deadline_s=deadline_s)
+        self.learn(reply, before_s, time.monotonic())
+
+    def learn(self, reply: Reply, before_s: float, after_s: float) -> None:
+        """Takes the reply to a TIME that was sent and answered at these monotonic times.
+
+        Raises:
+            RedisError: it is no time.
+        """
+        if isinstance(reply, RedisReplyError):
+            raise reply
+        match reply:
+            case [bytes(seconds), bytes(micros)] if seconds.isdigit() and micros.isdigit():
+                server_s = int(seconds) + 1e-6 * int(micros)
+            case _:
+                raise RedisError(f"the server's time is {str(reply)[:80]}")
+        self._offset_s = server_s - 0.5 * (before_s + after_s)
 
     @property
     def is_set(self) -> bool:
