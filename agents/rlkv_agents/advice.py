@@ -10,13 +10,13 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.rules import House
 from rlkv_engine.estimates import PauseTable
-from rlkv_engine.profile import Profile
 
 #: Constants that the candidates differ in, and their values: a coarser grid than that of tuning.
 GRID: Mapping[str, Sequence[float]] = {
@@ -32,6 +32,25 @@ DESCRIPTION = ("host_over_device", "copy_over_recompute", "pause_over_pool", "pa
 BANDWIDTH = 1.0
 
 
+class Machine(Protocol):
+    """What of a ``Profile`` tells machines apart; see there for the units."""
+
+    @property
+    def block_size(self) -> int: ...  # noqa: D102
+    @property
+    def num_device_blocks(self) -> int: ...  # noqa: D102
+    @property
+    def num_host_blocks(self) -> int: ...  # noqa: D102
+    @property
+    def prefill_token_s(self) -> float: ...  # noqa: D102
+    @property
+    def prefill_token_context_s(self) -> float: ...  # noqa: D102
+    @property
+    def swap_out_block_s(self) -> float: ...  # noqa: D102
+    @property
+    def swap_in_block_s(self) -> float: ...  # noqa: D102
+
+
 def candidates() -> list[House]:
     """The rules that every machine ran, in the order of ``Advice.regret``'s columns."""
     return [
@@ -40,23 +59,23 @@ def candidates() -> list[House]:
     ]
 
 
-def describe(profile: Profile, table: PauseTable) -> NDArray[np.float64]:
+def describe(machine: Machine, table: PauseTable) -> NDArray[np.float64]:
     """A machine and its pauses as numbers in octaves, shape ``[len(DESCRIPTION)]``.
 
     Host over device pool; copying a block out and in over recomputing it, in a context of an eighth
     of the pool; mean pause over the time to compute the whole pool; mean over median pause.
     """
-    tokens = profile.num_device_blocks * profile.block_size
-    recompute_s = profile.block_size * (
-        profile.prefill_token_s + profile.prefill_token_context_s * tokens / 8.0
+    tokens = machine.num_device_blocks * machine.block_size
+    recompute_s = machine.block_size * (
+        machine.prefill_token_s + machine.prefill_token_context_s * tokens / 8.0
     )
-    copy_s = profile.swap_out_block_s + profile.swap_in_block_s
+    copy_s = machine.swap_out_block_s + machine.swap_in_block_s
     median_s = float(table.quantiles_s[-1][50])
     return np.log2(
         [
-            profile.num_host_blocks / profile.num_device_blocks + 0.02,
+            machine.num_host_blocks / machine.num_device_blocks + 0.02,
             copy_s / recompute_s,
-            table.mean_pause_s / (tokens * profile.prefill_token_s),
+            table.mean_pause_s / (tokens * machine.prefill_token_s),
             table.mean_pause_s / max(median_s, 1e-3),
         ]
     )
@@ -72,23 +91,23 @@ class Advice:
     #: 1 where the machine's best policy leaves the rule, 0 where it is a rule, [num_machines].
     departs: NDArray[np.float64]
 
-    def rule_for(self, profile: Profile, table: PauseTable) -> House:
+    def rule_for(self, machine: Machine, table: PauseTable) -> House:
         """The rule with the least expected regret on a machine."""
-        return candidates()[int(np.argmin(self._weight(profile, table) @ self.regret))]
+        return candidates()[int(np.argmin(self._weight(machine, table) @ self.regret))]
 
-    def may_depart(self, profile: Profile, table: PauseTable) -> bool:
+    def may_depart(self, machine: Machine, table: PauseTable) -> bool:
         """Is leaving the rule right on most of the machines that are like this one?"""
-        weight = self._weight(profile, table)
+        weight = self._weight(machine, table)
         return float(weight @ self.departs) >= 0.5 * float(weight.sum())
 
-    def _weight(self, profile: Profile, table: PauseTable) -> NDArray[np.float64]:
-        squares = ((self.machines - describe(profile, table)) ** 2).sum(axis=1)
+    def _weight(self, machine: Machine, table: PauseTable) -> NDArray[np.float64]:
+        squares = ((self.machines - describe(machine, table)) ** 2).sum(axis=1)
         # Far from all of them the nearest still counts: only differences of distances matter.
         return np.asarray(np.exp(-(squares - squares.min()) / (2.0 * BANDWIDTH**2)))
 
-    def distance(self, profile: Profile, table: PauseTable) -> float:
+    def distance(self, machine: Machine, table: PauseTable) -> float:
         """Octaves to the nearest machine known."""
-        return math.sqrt(((self.machines - describe(profile, table)) ** 2).sum(axis=1).min())
+        return math.sqrt(((self.machines - describe(machine, table)) ** 2).sum(axis=1).min())
 
     def without(self, machine: int) -> Advice:
         """What would be known without one of the machines: what its advice is worth elsewhere."""

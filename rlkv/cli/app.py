@@ -14,6 +14,7 @@ from rlkv.cli import (
     pauses,
     profiles,
     report,
+    serve,
     suite,
     trace,
     train,
@@ -27,7 +28,7 @@ from rlkv_engine.errors import InputError
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
     train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, report, validate,
-    calibrate, engine, bench,
+    calibrate, engine, serve, bench,
 )  # fmt: skip
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +11,7 @@ import typer
 from rlkv.cli.engine_demo import demo_command
 from rlkv.cli.model_options import Device, Dtype, Model, Threads
 from rlkv_engine.errors import InputError
+from rlkv_service.web_server.listening import is_loopback, listen, url_of
 
 if TYPE_CHECKING:
     from rlkv_engine.paged.engine import PagedEngine
@@ -76,7 +75,7 @@ def serve_command(
     """Serve a model with the OpenAI protocol; sessions pause while their tools run."""
     # What can be refused at once is, before anything is loaded.
     key = _read_key(api_key, api_key_file)
-    if key is None and not _is_loopback(host):
+    if key is None and not is_loopback(host):
         raise InputError(
             f"--host {host} can be reached by others: give --api-key-file, --api-key or"
             f" {KEY_VARIABLE}"
@@ -84,19 +83,18 @@ def serve_command(
     try:
         from rlkv_service.openai_server.app import create_app
         from rlkv_service.openai_server.options import ServerOptions
-        from rlkv_service.openai_server.run import run_app
+        from rlkv_service.web_server.running import run_app
     except ModuleNotFoundError as error:
         raise InputError(f"serving needs {error.name}: pip install 'rlkv[server]'") from error
     options = ServerOptions(key, max_sessions, session_idle_s, max_body_bytes)
-    with _listen(host, port) as listening:
+    with listen(host, port) as listening:
         from rlkv.engine_setup import check_setup, load
 
         check_setup(model, profile, policy, workload)
         loaded = load(model, device, dtype, threads)
         engine = _ready_engine(loaded, profile, device_blocks, host_blocks, policy, workload)
         app = create_app(loaded, engine, options)
-        shown = f"[{host}]" if ":" in host else host
-        typer.echo(f"{loaded.name} at http://{shown}:{listening.getsockname()[1]}/v1")
+        typer.echo(f"{loaded.name} at {url_of(host, listening)}/v1")
         run_app(app, listening)
 
 
@@ -136,19 +134,3 @@ def _read_key(key: str | None, file: Path | None) -> str | None:
     if not lines or not lines[0].strip():
         raise InputError("its first line is empty: no key", path=file)
     return lines[0].strip()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise InputError(f"cannot listen at {host} port {port}: {reason}") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -114,42 +115,83 @@ def rows_of(request: DecisionRequest) -> DecisionRows:
         raise SchemaError(f"{num} decisions in a request, 1 to {MAX_ROWS} are possible")
     if len(request.tools) != num:
         raise SchemaError(f"{len(request.tools)} tools for {num} decisions")
-    for name in (request.engine_id, *request.sessions, *request.tools):
-        if len(name) > MAX_NAME_LENGTH:
-            raise SchemaError(f"a name of {len(name)} characters, at most {MAX_NAME_LENGTH}")
+    longest = max(map(len, (request.engine_id, *request.sessions, *request.tools)))
+    if longest > MAX_NAME_LENGTH:
+        raise SchemaError(f"a name of {longest} characters, at most {MAX_NAME_LENGTH}")
     turns = _column(request.turns, np.dtype("<i4"), "turns", num)
-    facts = np.empty((num, NUM_FACTS))
-    for i, fact in enumerate(FACTS):
-        raw = request.facts.get(fact.name)
-        if raw is None:
-            if fact.default is None:
-                raise SchemaError(f"fact {fact.name} is missing")
-            facts[:, i] = fact.default
-        elif len(raw) == 8:
-            facts[:, i] = np.frombuffer(raw, "<f8")
-        else:
-            facts[:, i] = _column(raw, np.dtype("<f8"), fact.name, num)
+    facts = _fact_rows(request.facts, num)
     check_facts(facts)
     return DecisionRows(request.sessions, turns.astype(np.int64), request.tools, facts)
 
 
+def _fact_rows(columns: Mapping[str, bytes], num: int) -> NDArray[np.float64]:
+    """Facts ``[num, NUM_FACTS]`` from columns of ``num`` numbers, or of one for all rows."""
+    if not columns.keys() <= _INDEX.keys():
+        columns = {name: raw for name, raw in columns.items() if name in _INDEX}
+    start, stride = _layout(tuple(columns), tuple(map(len, columns.values())), num)
+    numbers = np.frombuffer(_DEFAULTS.tobytes() + b"".join(columns.values()), "<f8")
+    if num == 1:
+        return numbers[start][None]
+    return numbers[start + np.arange(num)[:, None] * stride]
+
+
+@lru_cache(maxsize=256)
+def _layout(
+    names: tuple[str, ...], sizes: tuple[int, ...], num: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where facts are in a row of numbers: all defaults, then columns of so many bytes.
+
+    An engine asks in the same way every time; to look at each column anew would take longer than
+    to decide.
+
+    Returns:
+        For each fact the place of its first number, and the distance to that of the next row.
+    """
+    start, stride = np.arange(NUM_FACTS), np.zeros(NUM_FACTS, np.int64)
+    at = NUM_FACTS
+    for name, size in zip(names, sizes, strict=True):
+        if size not in (8, 8 * num):
+            raise _wrong_length(size, name, num, 8 * num)
+        start[_INDEX[name]], stride[_INDEX[name]] = at, size > 8
+        at += size // 8
+    for fact in FACTS:
+        if fact.default is None and fact.name not in names:
+            raise SchemaError(f"fact {fact.name} is missing")
+    return start, stride
+
+
 def check_facts(facts: NDArray[np.float64]) -> None:
     """Raises ``SchemaError`` where a fact is infinite, negative, or missing without a default."""
-    with np.errstate(invalid="ignore"):
-        bad = np.isinf(facts) | (facts < 0.0) | (np.isnan(facts) & ~_MAY_BE_UNKNOWN)
-        bad[:, _ABOVE_0] |= facts[:, _ABOVE_0] == 0.0
-        bad[:, POINT] |= ~np.isin(facts[:, POINT], (0.0, 1.0, 2.0, 3.0))
-    if bad.any():
-        row, i = (int(where[0]) for where in np.nonzero(bad))
+    impossible = first_impossible(facts)
+    if impossible is not None:
+        row, i = impossible
         raise SchemaError(f"row {row}: {FACTS[i].name} cannot be {facts[row, i]:g}")
 
 
+def first_impossible(facts: NDArray[np.float64]) -> tuple[int, int] | None:
+    """Row and place of the first fact that cannot be; None: all can."""
+    possible = (facts >= _LEAST) & (facts <= _MOST)
+    if possible.all() and not (facts[:, POINT] % 1.0).any():
+        return None
+    bad = ~possible & ~(np.isnan(facts) & _MAY_BE_UNKNOWN)
+    bad[:, POINT] |= ~np.isin(facts[:, POINT], (0.0, 1.0, 2.0, 3.0))
+    if not bad.any():
+        return None
+    row, i = (int(where[0]) for where in np.nonzero(bad))
+    return row, i
+
+
+_DEFAULTS = np.array([np.nan if fact.default is None else fact.default for fact in FACTS])
 _MAY_BE_UNKNOWN = np.array([f.default is not None and f.default != f.default for f in FACTS])
-_ABOVE_0 = [
+#: Places of facts of which there is always some.
+ABOVE_0 = [
     _INDEX[name]
     for name in ("block_size", "num_device_blocks", "max_num_seqs", "prefill_token_s",
                  "mean_pause_s")
 ]  # fmt: skip
+_LEAST, _MOST = np.zeros(NUM_FACTS), np.full(NUM_FACTS, np.finfo(np.float64).max)
+_LEAST[ABOVE_0] = np.finfo(np.float64).smallest_subnormal
+_MOST[POINT] = 3.0
 
 
 def verdicts_of(verdicts: VerdictRows, request_id: int) -> Verdicts:
@@ -200,7 +242,9 @@ _POSSIBLE = {
 
 def _column(raw: bytes, kind: np.dtype[Any], name: str, num: int) -> NDArray[Any]:
     if len(raw) != num * kind.itemsize:
-        raise SchemaError(
-            f"{name} has {len(raw)} bytes, {num} rows of it have {num * kind.itemsize}"
-        )
+        raise _wrong_length(len(raw), name, num, num * kind.itemsize)
     return np.frombuffer(raw, kind)
+
+
+def _wrong_length(size: int, name: str, num: int, num_bytes: int) -> SchemaError:
+    return SchemaError(f"{name} has {size} bytes, {num} rows of it have {num_bytes}")

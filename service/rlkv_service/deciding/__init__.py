@@ -1,0 +1,1 @@
+"""Deciding: a bundle and what is known of pauses make verdicts of decisions."""

@@ -1,0 +1,172 @@
+"""Verdicts of a bundle for rows of decisions, whoever asks and whatever is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkv_engine import facts as F
+from rlkv_engine.observe import NUM_FEATURES
+from rlkv_service.columns import DecisionRows, VerdictRows
+from rlkv_service.deciding.active_bundle import ActiveBundle, PolicyInfo
+from rlkv_service.deciding.advised_rules import AdvisedRules
+from rlkv_service.deciding.compiled_rows import fill_unknown, is_one_machine, judge, look
+from rlkv_service.pause_estimates import PauseEstimates
+
+
+class Asked(NamedTuple):
+    """Decisions of one engine."""
+
+    engine_id: str
+    rows: DecisionRows
+
+
+class Decider:
+    """Decides with a bundle, which may be replaced meanwhile. For several threads.
+
+    Args:
+        bundle: the first one.
+        estimates: of pauses; without, simple guesses (``unknown_facts``).
+        shadow: the policy is heard and told of, and the rule decides.
+        min_confidence: the policy leaves the rule only where its confidence is at least this; on
+            top of the threshold that the bundle has of its own.
+    """
+
+    def __init__(
+        self,
+        bundle: ActiveBundle,
+        estimates: PauseEstimates | None = None,
+        *,
+        shadow: bool = False,
+        min_confidence: float = 0.0,
+    ) -> None:
+        self._estimates, self._shadow, self._min_confidence = estimates, shadow, min_confidence
+        self.use(bundle)
+
+    def use(self, bundle: ActiveBundle) -> None:
+        """Decides with another bundle from the next batch on."""
+        # One assignment: a batch has the one or the other, with the rules that belong to it.
+        self._active = (bundle, AdvisedRules(bundle.policy, self._estimates))
+
+    @property
+    def bundle(self) -> ActiveBundle:
+        """The bundle in use."""
+        return self._active[0]
+
+    @property
+    def info(self) -> PolicyInfo:
+        """The bundle in use, and how it decides."""
+        bundle = self.bundle
+        return PolicyInfo(
+            bundle.policy.name,
+            bundle.version,
+            bundle.loaded_s,
+            self._shadow,
+            self._min_confidence,
+            bundle.metadata,
+        )
+
+    def decide(self, engine_id: str, rows: DecisionRows) -> VerdictRows:
+        """Verdicts for the rows of one engine."""
+        return self.decide_many([Asked(engine_id, rows)])[0]
+
+    def decide_many(self, asked: Sequence[Asked]) -> list[VerdictRows]:
+        """Verdicts for several requests, all from one bundle, in their order."""
+        bundle, rules = self._active
+        # Requests of an engine side by side: what is asked of estimates is asked once for each.
+        order = sorted(range(len(asked)), key=lambda i: asked[i].engine_id)
+        batch = _Batch([asked[i] for i in order], self._estimates, rules)
+        facts, num = batch.facts, len(batch.facts)
+        observations = np.empty((num, NUM_FEATURES), np.float32)
+        swap_legal, knows = np.empty(num, np.bool_), np.empty(num, np.bool_)
+        largest = look(facts, bundle.low, bundle.high, observations, swap_legal, knows)
+        policy, confidence, unsure = bundle.answer(observations, swap_legal, largest)
+        small, real = np.empty((5, num), np.int8), np.empty((4, num), np.float32)
+        judge(
+            facts, policy, confidence, knows, unsure, batch.departs, batch.left_s,
+            self._shadow, self._min_confidence, small, real,
+        )  # fmt: skip
+        verb, priority, by_rule, reason, rule = small
+        lease_s, p50_s, p90_s, sure = real
+        verdicts: list[VerdictRows] = [None] * len(asked)  # type: ignore[list-item]
+        start = 0
+        for i in order:
+            part = slice(start, start + len(asked[i].rows))
+            verdicts[i] = VerdictRows(
+                bundle.version,
+                verb[part],
+                lease_s[part],
+                priority[part],
+                p50_s[part],
+                p90_s[part],
+                sure[part],
+                by_rule[part],
+                reason[part],
+                rule[part],
+                policy[part],
+            )
+            start = part.stop
+        return verdicts
+
+
+class _Batch:
+    """Rows of several requests, those of an engine side by side, what is unknown filled in."""
+
+    def __init__(
+        self, asked: Sequence[Asked], estimates: PauseEstimates | None, rules: AdvisedRules
+    ) -> None:
+        self.facts = np.concatenate([each.rows.facts for each in asked])
+        num = len(self.facts)
+        self.left_s = np.full((2, num), np.nan)  # p50 and p90 of what is left of the pauses
+        self.departs = np.empty(num, np.bool_)
+        start = 0
+        for engine_id, group in groupby(asked, key=lambda each: each.engine_id):
+            mine = [each.rows for each in group]
+            part = slice(start, start + sum(map(len, mine)))
+            silent = self._fill(engine_id, mine, part, estimates)
+            self._take_rules(engine_id, part, rules, silent > 0)
+            start = part.stop
+
+    def _fill(
+        self,
+        engine_id: str,
+        mine: Sequence[DecisionRows],
+        part: slice,
+        estimates: PauseEstimates | None,
+    ) -> int:
+        facts = self.facts[part]
+        if estimates is None:
+            return fill_unknown(facts, np.nan, self.left_s[0, part])
+        left = estimates.remaining(
+            engine_id,
+            [session for rows in mine for session in rows.sessions],
+            [tool for rows in mine for tool in rows.tools],
+            facts[:, F.ELAPSED_S],
+        )
+        self.left_s[0, part], self.left_s[1, part] = left.p50_s, left.p90_s
+        return fill_unknown(facts, estimates.mean_pause_s(engine_id), left.mean_s)
+
+    def _take_rules(
+        self, engine_id: str, part: slice, rules: AdvisedRules, are_silent: bool
+    ) -> None:
+        facts, departs = self.facts[part], self.departs[part]
+        for rows in _same_machines(facts):
+            advised = rules.on(engine_id, facts[rows][0])
+            departs[rows] = advised.departs
+            if are_silent:
+                said = facts[rows, F.RULE_VERB]
+                facts[rows, F.RULE_VERB] = np.where(
+                    np.isnan(said), advised.rule.verbs(facts[rows]), said
+                )
+
+
+def _same_machines(facts: NDArray[np.float64]) -> list[slice | NDArray[np.int64]]:
+    """The rows of each machine."""
+    if is_one_machine(facts):
+        return [slice(None)]
+    _, group = np.unique(facts[:, : F.MEAN_PAUSE_S], axis=0, return_inverse=True)
+    return [np.flatnonzero(group.ravel() == each) for each in range(group.max() + 1)]

@@ -1,0 +1,1 @@
+"""The sidecar: answers decisions from a queue in Redis and, if told to, over HTTP."""
