@@ -54,6 +54,8 @@ TINY = Size(
     fidelity_sessions=3,
     fidelity_seeds=1,
     resume_contexts=(64, 256),
+    sidecar_requests=40,
+    pace_rounds=1,
 )
 
 
