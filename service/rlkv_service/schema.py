@@ -95,7 +95,7 @@ class Verdicts(msgspec.Struct, omit_defaults=True, tag_field="type", tag="verdic
     soft_priority: bytes  # int8 [n], 0 (take first) to 100
     expected_return_p50_s: bytes  # float32 [n], from now
     expected_return_p90_s: bytes  # float32 [n]
-    confidence: bytes  # float32 [n], chance that the verb is no worse than the rule's
+    confidence: bytes  # float32 [n], chance that the policy's verb is no worse than the rule's
     fallback_used: bytes  # int8 [n], 1: a rule answered
     reason: bytes  # int8 [n], see Reason
     rule_verb: bytes = b""  # int8 [n], what the rule said

@@ -137,7 +137,7 @@ def test_after_a_crash_another_goes_on(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--redis", "http://host"), "'http' is not redis://"),
+        (("--redis", "http://host"), "http:// is not redis://"),
         (("--min-confidence", 1.5), "--min-confidence must be from 0 to 1, got 1.5"),
         (("--log-bytes", -1), "--log-bytes must be 0 or more, got -1"),
         (("--namespace", "a:b"), "--namespace must be a word"),

@@ -102,7 +102,7 @@ class AdvisedRules:
         block_size, device, host, *costs = facts[_MACHINE]  # of NumPy: they divide by 0
         costs[2:] = (max(cost, _LEAST_COPY_S) for cost in costs[2:])
         # Whole numbers without a bound: floats as they come.
-        machine = _Machine(block_size, device, host, *costs)  # type: ignore[arg-type]
+        machine = _Machine(block_size, device, host, *costs)
         rule = advice.rule_for(machine, table)
         return Advised(local_rule(rule, table), advice.may_depart(machine, table))
 

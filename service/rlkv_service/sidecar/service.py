@@ -84,15 +84,7 @@ class DecisionService:
             RedisError: the server does not answer or has no room. Repeating is safe.
         """
         with self._lock:
-            new = self._record(messages)
-        for kind, type_ in (("outcome", Outcome), ("end", SessionEnd)):
-            counted = sum(
-                is_new and isinstance(message, type_)
-                for message, is_new in zip(messages, new, strict=True)
-            )
-            if counted:
-                self.counters.recorded(kind, counted)
-        return new
+            return self._record(messages)
 
     @property
     def url(self) -> RedisURL:

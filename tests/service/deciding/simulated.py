@@ -33,7 +33,9 @@ def simulated(
     """Decisions that a policy meets, at most ``num``, and its legal verbs."""
     bound, table = policy.on(scenario), policy.table(scenario)
     compiled = bound.compiled()
-    facts, verbs, tools = [], [], []
+    facts: list[NDArray[np.float64]] = []
+    verbs: list[int] = []
+    tools: list[str] = []
     for seed in range(num_seeds):
         trace = scenario.trace(seed, "test")
         engine = Engine(scenario.profile, trace, bound.rule.params(table), table=table)

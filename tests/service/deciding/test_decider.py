@@ -15,7 +15,7 @@ from rlkv_agents.rules import House, make_rule
 from rlkv_engine import facts as F
 from rlkv_engine.observe import FEATURES, NUM_FEATURES, observe_facts
 from rlkv_envs.scenario import Scenario, load_scenario
-from rlkv_service.columns import DecisionRows, VerdictRows, check_facts
+from rlkv_service.columns import LARGEST, SMALLEST, DecisionRows, VerdictRows, check_facts
 from rlkv_service.deciding.active_bundle import ActiveBundle
 from rlkv_service.deciding.check_rows import made_up_rows
 from rlkv_service.deciding.decider import Asked, Decider
@@ -211,7 +211,7 @@ def test_the_rule_answers_where_nobody_left_it() -> None:
         np.float64,
         (3, F.NUM_FACTS),
         elements=st.one_of(
-            st.floats(0.0, allow_infinity=False), st.sampled_from([0.0, 1.0, np.nan])
+            st.floats(0.0, LARGEST), st.sampled_from([0.0, SMALLEST, 1.0, LARGEST, np.nan])
         ),
     )
 )
@@ -223,7 +223,7 @@ def test_whatever_the_facts_are_there_is_a_verdict(facts: np.ndarray) -> None:
         elif fact.default is None:
             facts[:, i] = np.nan_to_num(facts[:, i], nan=1.0)
     above_0 = [F.BLOCK_SIZE, F.NUM_DEVICE_BLOCKS, F.MAX_NUM_SEQS, F.PREFILL_TOKEN_S, F.MEAN_PAUSE_S]
-    facts[:, above_0] = np.where(facts[:, above_0] == 0.0, 1.0, facts[:, above_0])
+    facts[:, above_0] = np.maximum(facts[:, above_0], SMALLEST)
     check_facts(facts)
     rows = DecisionRows(["a", "b", "c"], np.zeros(3, np.int64), ["t"] * 3, facts)
     for bundle in (ActiveBundle.load("universal"), active(random_network())):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from rlkv_engine.facts import MEAN_PAUSE_S, REMAINING_S
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.resp import RedisError, RespConnection
 from rlkv_service.schema import DecisionRequest, Outcome, Reason, SessionEnd, Verdicts, decode
@@ -39,7 +41,9 @@ def test_outcomes_are_recorded_once(sidecar: Sidecar, client: QueueClient) -> No
     assert service.record([outcome("a"), SessionEnd(1, "engine", "a")]) == [True, True]
     assert service.record([outcome("a"), outcome("a", 1)]) == [False, True]
     assert client.connection.execute("XLEN", client.keys.outcomes) == 3
-    assert service.counters.counts().outcomes == {"outcome": 2, "end": 1}
+    until(
+        lambda: service.counters.counts().outcomes == {"outcome": 2, "end": 1}, "nothing is learnt"
+    )
     client.connection.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     assert service.record([outcome("b")]) == [True]
 
@@ -101,3 +105,29 @@ def test_names_from_outside_do_not_fill_the_memory(sidecar: Sidecar) -> None:
     for i in range(500):
         sidecar.service.decide(f"engine-{i}", rows_of_session("s", 1))
     assert len(sidecar.service.recent.pools()) == 64
+
+
+def test_pauses_are_learnt_from_outcomes_and_known_after_a_restart(
+    valkey: EmbeddedValkey, bundle: Path
+) -> None:
+    rows = rows_of_session("s", 8)
+    rows.facts[:, [REMAINING_S, MEAN_PAUSE_S]] = np.nan
+    with Sidecar(valkey.url, SidecarOptions(bundle)) as sidecar:
+        before = sidecar.service.decide("engine", rows)
+        sidecar.service.record(
+            [msgspec.structs.replace(outcome(f"past-{i}"), pause_s=600.0 + i) for i in range(200)]
+        )
+        until(lambda: sidecar.service.counters.counts().outcomes["outcome"] == 200, "not learnt")
+        after = sidecar.service.decide("engine", rows)
+    assert (after.expected_return_p90_s > 2.0 * before.expected_return_p90_s).all()
+    with Sidecar(valkey.url, SidecarOptions(bundle)) as sidecar:
+        until(
+            lambda: np.allclose(
+                sidecar.service.decide("engine", rows).expected_return_p50_s,
+                after.expected_return_p50_s,
+                rtol=0.05,
+            ),
+            "forgotten",
+        )
+        other = sidecar.service.decide("another engine", rows)
+    np.testing.assert_array_equal(other.expected_return_p50_s, before.expected_return_p50_s)
