@@ -159,7 +159,7 @@ def _layout(
 
 
 def check_facts(facts: NDArray[np.float64]) -> None:
-    """Raises ``SchemaError`` where a fact is negative, beyond measure, or missing without a default."""
+    """Raises ``SchemaError`` where a fact is negative, beyond measure, or missing and needed."""
     impossible = first_impossible(facts)
     if impossible is not None:
         row, i = impossible
