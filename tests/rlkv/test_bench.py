@@ -52,6 +52,7 @@ TINY = Size(
     fidelity_rules=("house",),
     fidelity_sessions=3,
     fidelity_seeds=1,
+    http_requests=16,
     resume_contexts=(64, 256),
 )
 
