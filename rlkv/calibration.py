@@ -13,7 +13,7 @@ import numpy as np
 
 from rlkv_engine.errors import InputError
 from rlkv_engine.paged.arena import kv_shape
-from rlkv_engine.paged.cost_fit import CopyFit, IterationFit, fit_copies, fit_iterations
+from rlkv_engine.paged.cost_fit import COSTS, CopyFit, IterationFit, fit_copies, fit_iterations
 from rlkv_engine.paged.measuring import (
     CopySample,
     IterationSample,
@@ -89,6 +89,7 @@ def calibrate(
         loaded.config.max_position_embeddings, sizes.max_num_seqs, profile.device_tokens, seed
     )
     setup = f"{loaded.name} {loaded.model.dtype} {loaded.model.device} {sizes} seed {seed}"
+    setup += f" {len(designed)} loads"
     known = _read(folder, setup)
     total = (rounds + 1) * len(designed) + 1
     iterations: list[IterationSample] = []
@@ -184,18 +185,11 @@ def _fitted(profile: Profile, fit: IterationFit, copy: CopyFit, num_copies: int)
     return replace(profile, **costs, sources={**profile.sources, **dict.fromkeys(costs, copied)})
 
 
-def with_costs(profile: Profile, fit: IterationFit) -> Profile:
-    """A profile with the costs of an iteration that were fitted."""
+def with_costs(profile: Profile, fit: IterationFit, slower: float = 1.0) -> Profile:
+    """A profile with the costs of an iteration that were fitted, each ``slower`` times as high."""
     measured = f"measured: least squares on {len(fit.measured_s)} iterations of the engine"
     costs: dict[str, Any] = {
-        name: _rounded(getattr(fit, name))
-        for name in (
-            "iteration_s",
-            "prefill_token_s",
-            "prefill_token_context_s",
-            "decode_session_s",
-            "kv_token_s",
-        )
+        name: _rounded(slower * cost) for name, cost in zip(COSTS, fit.costs.tolist(), strict=True)
     }
     sources = {**profile.sources, **dict.fromkeys(costs, measured)}
     return replace(profile, **costs, sources=sources)

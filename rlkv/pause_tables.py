@@ -61,6 +61,29 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def online_table(name: str, figures: Mapping[str, Any]) -> Table:
+    """The figures of ``progressive_losses``: one row a quantile."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    caption = (
+        f"{figures['num_pauses']:,} pauses of the second half; pinball loss, and its ratio to that"
+        " of the table fitted on the first half; share of pauses up to the prediction"
+    )
+    table = Table(box=SIMPLE, title=name, caption=caption, padding=(0, 1, 0, 0))
+    for heading in ("quantile", "loss, s", "ratio", "loss, log s", "ratio", "share", "table's"):
+        table.add_column(heading, justify="right")
+    online, static = figures["online"], figures["static"]
+    for level in online["coverage"]:
+        losses = []
+        for key in ("pinball_s", "pinball_log"):
+            ours, theirs = online[key][level], static[key][level]
+            losses += [f"{ours:.3g}", f"{ours / theirs:.3f}" if theirs else "-"]
+        shares = (f"{each['coverage'][level]:.3f}" for each in (online, static))
+        table.add_row(level, *losses, *shares)
+    return table
+
+
 def _number(value: float | None) -> str:
     if value is None:
         return "-"

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rlkv_service.decision_api.options import ApiOptions
 
 
+_Handler = Callable[[int, FrameType | None], object]
+
+
 @dataclass(frozen=True, slots=True)
 class Http:
     """Where the decision API listens, and what it allows."""
@@ -49,10 +52,10 @@ def serve(
         InputError: the bundle, the folder or the file of tokens cannot be used.
         RlkvError: the server cannot be used, or a bug has ended the sidecar.
     """
-    # Until there is something to stop, SIGTERM is what SIGINT is: everything started is stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     background: list[Background] = []
     with ExitStack() as stack:
+        # Until there is something to stop, SIGTERM is what SIGINT is: what has started is stopped.
+        _take(signal.SIGTERM, signal.default_int_handler, stack)
         if url is None:
             own = stack.enter_context(OwnValkey(data_dir))
             url = own.url
@@ -63,7 +66,7 @@ def serve(
             sidecar.stop_event.set()
 
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
+            _take(number, stop, stack)
         with sidecar:
             if http is None:
                 on_ready(sidecar)
@@ -72,6 +75,11 @@ def serve(
                 _serve_http(sidecar, http, on_ready)
     if sidecar.failure is not None:
         raise RlkvError(f"the sidecar has ended: {sidecar.failure}")
+
+
+def _take(number: signal.Signals, handler: _Handler, stack: ExitStack) -> None:
+    """Handles a signal until the end of the stack."""
+    stack.callback(signal.signal, number, signal.signal(number, handler))
 
 
 def _serve_http(sidecar: Sidecar, http: Http, on_ready: Callable[[Sidecar], None]) -> None:

@@ -134,6 +134,17 @@ def load_bundle(folder: Path | str) -> Bundle:
     return Bundle(policy, document)
 
 
+def change_metadata(folder: Path | str, changes: Mapping[str, Any]) -> None:
+    """Writes other values into a bundle's metadata, and leaves the policy as it is.
+
+    Raises:
+        InputError: it is no bundle, or cannot be written.
+    """
+    folder = bundle_folder(folder)
+    document = {**load_bundle(folder).metadata, **changes}
+    write_files(folder, {METADATA_FILE: (json.dumps(document, indent=2) + "\n").encode()})
+
+
 def _constants(policy: AgentPolicy) -> dict[str, float]:
     return {name: float(getattr(policy.rule, name)) for name in type(policy.rule).grid}
 

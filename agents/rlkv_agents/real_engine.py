@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rlkv_agents.policy import AgentPolicy
 from rlkv_engine import state as S
 from rlkv_engine.paged.clock import Clock
+from rlkv_engine.paged.measuring import IterationSample, timed_iterations
 from rlkv_engine.paged.trace_player import TracePlayer
 from rlkv_engine.trace import Trace
 from rlkv_envs.metrics import RunResult, measure
@@ -27,6 +28,7 @@ class RealRun:
     blocks_in: int  #: and back
     failed_copies: int
     output_digests: dict[int, str]  #: by session: of all tokens it generated
+    iterations: list[IterationSample]  #: those with a batch, and how long they took
 
 
 def play_policy(
@@ -54,8 +56,10 @@ def play_policy(
         clock=clock,
     )
     finished = 0
+    iterations: list[IterationSample] = []
     try:
-        while player.step() is not None:
+        for sample in timed_iterations(player):
+            iterations.append(sample)
             now = int(player.engine.live_state.n[S.NUM_FINISHED])
             if now != finished:
                 finished = now
@@ -70,4 +74,5 @@ def play_policy(
         int(counters[S.BLOCKS_IN]),
         player.executor.num_failed_copies,
         player.output_digests(),
+        iterations,
     )

@@ -18,6 +18,8 @@ from rlkv_engine.state import (
     CHUNKED_PREFILL,
     COMPUTED,
     COMPUTED_TOKENS,
+    COPY_BLOCK_S,
+    COPY_ITERATION_S,
     COST,
     COST_QUEUED,
     DECODE,
@@ -43,6 +45,7 @@ from rlkv_engine.state import (
     OVERLAP_SWAP,
     PAUSED_FIRM,
     PHASE,
+    PREFILL_ITERATION_S,
     PREFILL_TOKEN_CONTEXT_S,
     PREFILL_TOKEN_S,
     PREFILLING,
@@ -57,6 +60,8 @@ from rlkv_engine.state import (
     STALLED_AT,
     TARGET,
     VALID,
+    WAKE_S,
+    WAS_IDLE,
     State,
     log_row,
 )
@@ -182,8 +187,14 @@ def start_iteration(st: State, longest_idle_s: float) -> tuple[float, int, int, 
             + st.f[DECODE_SESSION_S] * num_decode
             + st.f[KV_TOKEN_S] * kv_tokens
         )
+        if prefill_tokens > 0:
+            dt += st.f[PREFILL_ITERATION_S]
+        if st.n[WAS_IDLE] == 1:
+            st.n[WAS_IDLE] = 0
+            dt += st.f[WAKE_S]
         st.f[BUSY_S] += dt
     else:
+        st.n[WAS_IDLE] = 1
         dt = min(next_event_s(st) - st.f[NOW], longest_idle_s)
         if st.n[NUM_SWAP_OUT] > 0 or any_loading(st):
             dt = min(dt, st.f[ITERATION_S])
@@ -192,7 +203,11 @@ def start_iteration(st: State, longest_idle_s: float) -> tuple[float, int, int, 
     dt = max(dt, MIN_STEP_S)
     log_row(st, LOG_DECODE, num_decode, prefill_tokens)
     if st.n[OVERLAP_SWAP] == 1:
-        run_links(st, dt)
+        copied = run_links(st, dt)
+        if copied > 0 and num_decode + prefill_tokens > 0:
+            slower = st.f[COPY_ITERATION_S] + st.f[COPY_BLOCK_S] * copied
+            st.f[STALL_S] += slower
+            dt += slower
     else:
         stall = run_links_at_once(st, dt)
         st.f[STALL_S] += stall

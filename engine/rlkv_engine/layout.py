@@ -210,4 +210,8 @@ def _set_costs(f: NDArray[np.float64], profile: Profile, mean_pause_s: float) ->
     f[S.OUT_BLOCK_S] = profile.swap_out_block_s
     f[S.IN_BLOCK_S] = profile.swap_in_block_s
     f[S.LATENCY_S] = profile.swap_latency_s
+    f[S.PREFILL_ITERATION_S] = profile.prefill_iteration_s
+    f[S.WAKE_S] = profile.wake_s
+    f[S.COPY_ITERATION_S] = profile.copy_iteration_s
+    f[S.COPY_BLOCK_S] = profile.copy_block_s
     f[S.MEAN_PAUSE_S] = mean_pause_s

@@ -138,25 +138,29 @@ def _run_in(st: State, dt: float) -> int:
 
 
 @jit_inline
-def _run_out(st: State, dt: float) -> None:
+def _run_out(st: State, dt: float) -> int:
+    moved = 0
     job = _next_out_job(st)
     if job < 0:
         st.n[OUT_IDLE] = 1
-        return
+        return 0
     if st.n[OUT_IDLE] == 1:
         st.n[OUT_IDLE] = 0
         st.f[OUT_CREDIT] = -st.f[LATENCY_S] / st.f[OUT_BLOCK_S]
     st.f[OUT_CREDIT] += dt / st.f[OUT_BLOCK_S]
     while job >= 0 and st.f[OUT_CREDIT] >= 1.0:
-        st.f[OUT_CREDIT] -= _copy_out(st, job, int(st.f[OUT_CREDIT]))
+        blocks = _copy_out(st, job, int(st.f[OUT_CREDIT]))
+        st.f[OUT_CREDIT] -= blocks
+        moved += blocks
         job = _next_out_job(st)
     if job < 0:
         st.n[OUT_IDLE] = 1
+    return moved
 
 
 @jit_inline
-def run_links(st: State, dt: float) -> None:
-    """Move blocks both ways for ``dt`` seconds, overlapped with the iteration."""
+def run_links(st: State, dt: float) -> int:
+    """Move blocks both ways for ``dt`` seconds, overlapped with the iteration; how many."""
     blocks_in = 0
     if st.n[NUM_RUN] > st.n[NUM_DECODING]:
         blocks_in = _run_in(st, dt)
@@ -165,7 +169,7 @@ def run_links(st: State, dt: float) -> None:
     out_s = dt
     if st.n[SHARED_LINK] == 1:
         out_s = max(0.0, dt - blocks_in * st.f[IN_BLOCK_S])
-    _run_out(st, out_s)
+    return blocks_in + _run_out(st, out_s)
 
 
 @jit

@@ -7,7 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 
@@ -38,14 +38,20 @@ class Profile:
     The time of one iteration, in seconds, is::
 
         iteration_s
+        + prefill_iteration_s, where p > 0
+        + wake_s, where the batch before was empty
         + prefill_token_s * p
         + prefill_token_context_s * (sum over those p tokens of the tokens before each)
         + decode_session_s * d
         + kv_token_s * (KV tokens that the d sessions read)
+        + copy_iteration_s + copy_block_s * c, where c > 0
 
     with p prefill tokens and d decoding sessions, one token each. Copies between the tiers run
-    beside it; ``shared_link`` says whether the two directions share one budget of time per
-    iteration or each have their own.
+    beside it, c blocks of them; ``shared_link`` says whether the two directions share one budget of
+    time per iteration or each have their own.
+
+    The fields with a default may be missing from a file: they are costs that a published profile
+    does not tell apart from the others.
 
     Every value of ``sources`` says where the number of that field comes from.
     """
@@ -67,6 +73,10 @@ class Profile:
     shared_link: bool = field(metadata={"unit": ""})
     max_num_seqs: int = field(metadata=_at_least(1, "sessions"))
     max_num_batched_tokens: int = field(metadata=_at_least(1, "tokens"))
+    prefill_iteration_s: float = field(default=0.0, metadata=_at_least(0, "s"))
+    wake_s: float = field(default=0.0, metadata=_at_least(0, "s"))
+    copy_iteration_s: float = field(default=0.0, metadata=_at_least(0, "s"))
+    copy_block_s: float = field(default=0.0, metadata=_at_least(0, "s/block"))
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -113,7 +123,7 @@ class Profile:
         num_chunks = -(-tokens // self.max_num_batched_tokens)
         token_contexts = tokens * context + tokens * (tokens - 1) / 2
         return (
-            self.iteration_s * num_chunks
+            (self.iteration_s + self.prefill_iteration_s) * num_chunks
             + self.prefill_token_s * tokens
             + self.prefill_token_context_s * token_contexts
         )
@@ -178,6 +188,7 @@ _KINDS: dict[str, tuple[type | UnionType, str]] = {
     "bool": (bool, "true or false"),
 }
 _SCALARS = {f.name: f for f in fields(Profile) if f.name != "sources"}
+_DEFAULTS = {name: f.default for name, f in _SCALARS.items() if f.default is not MISSING}
 
 
 def _find_problem(values: Mapping[str, object]) -> tuple[str, str] | None:
@@ -297,7 +308,7 @@ def _read(path: Path, variants: tuple[Path, ...]) -> Profile:
     for key in ("host", "link"):
         if key in document:
             raise refuse(key, f"{key} scales a base, and there is none")
-    values |= document
+    values = _DEFAULTS | values | document
     missing = [key for key in _SCALARS if key not in values]
     if missing:
         raise InputError(f"missing field {', '.join(missing)}", path=path)

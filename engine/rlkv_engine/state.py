@@ -155,6 +155,7 @@ ARRIVED_S, FINISH_S = 0, 1
     GROWN_AT,  # iteration whose growth is done
     REVIEWED,  # iteration of the last eager review
     STALLED_AT,  # iteration in which a decoding session stalled last
+    WAS_IDLE,  # 1: the batch of the iteration before was empty
     RECLAIM_FIRST,  # ends of the queues, see fifo.py; NOBODY where one is empty
     RECLAIM_LAST,
     SWAP_OUT_FIRST,
@@ -178,7 +179,7 @@ ARRIVED_S, FINISH_S = 0, 1
     NUM_CONCURRENT,
     ASK_CALL,  # 0: the rule answers CALLs itself
     NUM_COUNTERS,
-) = range(71)
+) = range(72)
 
 # Indices into State.f (floats of an engine): what changes, then its costs.
 (
@@ -196,7 +197,7 @@ ARRIVED_S, FINISH_S = 0, 1
     HELD_PAUSED,  # integral of PAUSED_FIRM, block seconds
     BUSY_S,  # time in iterations with work
     RECOMPUTE_S,  # forward time spent on recompute
-    STALL_S,  # time added to iterations by copies that do not overlap
+    STALL_S,  # time added to iterations by copies
     BLOCKED_SINCE,  # when the head of the queue was first turned away
     ITERATION_S,
     PREFILL_TOKEN_S,
@@ -206,9 +207,13 @@ ARRIVED_S, FINISH_S = 0, 1
     OUT_BLOCK_S,
     IN_BLOCK_S,
     LATENCY_S,
+    PREFILL_ITERATION_S,
+    WAKE_S,
+    COPY_ITERATION_S,
+    COPY_BLOCK_S,
     MEAN_PAUSE_S,
     RULE,  # here the rule starts, see rule.py
-) = range(26)
+) = range(30)
 #: Here the offer's part of an observation starts, see observe.py.
 SNAPSHOT = RULE + 16
 #: Scratch of callers that sample from a policy: three numbers.

@@ -47,6 +47,11 @@ class IterationPlan(NamedTuple):
         """Whether anything is computed or copied."""
         return self.has_batch or bool(np.isin(self.log[:, 2], _COPIES).any())
 
+    @property
+    def copied_blocks(self) -> int:
+        """Blocks that are copied between the tiers, both ways."""
+        return int(self.log[np.isin(self.log[:, 2], _COPIES), 4].sum())
+
     def rows(self, code: int) -> Iterator[tuple[int, int]]:
         """``(sid, amount)`` of each row of a kind, in their order."""
         for row in self.log[self.log[:, 2] == code]:

@@ -104,6 +104,7 @@ AIMS: dict[str, tuple[str, float]] = {
     },
     "worst_error_ratio": ("<=", 0.03),
     "copy_over_memcpy": (">=", 0.9),
+    "iteration_slowed_ratio": ("<=", 1.05),
     "gather_over_copy": (">=", 0.9),
     "scatter_over_copy": (">=", 0.9),
     "decode_over_copy": (">=", 0.8),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
+
+import numpy as np
 
 from rlkv.bench.measure import Size
 from rlkv.calibration import Sizes, calibrate, measure_again, profile_values, with_costs
@@ -13,11 +16,13 @@ from rlkv.engine_setup import load
 from rlkv.miniature_scenario import miniature_scenario
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.real_engine import play_policy
+from rlkv_agents.real_engine import RealRun, play_policy
 from rlkv_agents.rules import make_rule
 from rlkv_engine.histogram import Histogram
 from rlkv_engine.paged.clock import WallClock
-from rlkv_engine.paged.cost_fit import fit_iterations
+from rlkv_engine.paged.cost_fit import COSTS, IterationFit, fit_iterations
+from rlkv_engine.paged.measuring import IterationSample
+from rlkv_engine.profile import Profile
 from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario
 
@@ -25,6 +30,24 @@ MAX_CONTEXT_TOKENS = 1024
 NUM_CONCURRENT = 8.0
 #: Device pool as a share of what the sessions in the system want to hold.
 MEMORY = 0.4
+#: The spread is that of so many simulations whose costs are each off by so much.
+NUM_SPREAD = 8
+SPREAD_COST_RATIO = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """One trace under one policy on the real engine."""
+
+    scenario: Scenario
+    policy: AgentPolicy
+    trace: Trace
+    run: RealRun
+    around: list[IterationSample]  #: of the calibration's loads, just before and just after it
+
+    @property
+    def name(self) -> str:
+        return f"{self.scenario.workload.name}, {self.policy.name}"
 
 
 def fidelity(size: Size) -> dict[str, Any]:
@@ -32,13 +55,21 @@ def fidelity(size: Size) -> dict[str, Any]:
 
     The real engine waits for pauses in real time. Every trace runs on both engines under every
     policy. A machine that others use too is not as fast in one minute as in the next: after every
-    run the loads of the calibration are measured again, and the simulator has the profile of all
-    these minutes; the first calibration only says how long pauses are.
+    run the loads of the calibration are measured again. The costs are fitted to all of them, and
+    for each run they are as much higher or lower as its two neighbours were; nothing is fitted to
+    what is compared. The first calibration only says how long pauses are.
+
+    ``spread`` is how much the simulator differs from itself when its costs are each changed by 1 %
+    at random (standard deviation): less than that a comparison of one run each cannot tell.
+    ``time_ratio`` is without such chance: the iterations that the real engine ran, by the profile
+    over measured.
     """
     loaded = load(size.engine_model)
-    calibration = calibrate(loaded, Sizes(), rounds=size.calibration_rounds)
+    sizes = Sizes(num_device_blocks=size.calibration_blocks)
+    calibration = calibrate(loaded, sizes, rounds=size.calibration_rounds)
     samples = list(calibration.iterations)
-    played: list[tuple[Scenario, AgentPolicy, Trace, Histogram]] = []
+    latest = samples
+    played: list[_Played] = []
     for workload in size.fidelity_workloads:
         scenario = miniature_scenario(
             workload,
@@ -53,48 +84,94 @@ def fidelity(size: Size) -> dict[str, Any]:
             trace = scenario.trace(seed, "test")
             for policy in policies:
                 run = play_policy(loaded, scenario, policy, trace, WallClock())
-                played.append((scenario, policy, trace, run.result.normalized_latency_s))
-                samples += measure_again(loaded, Sizes(), seed=len(played))
+                after = measure_again(loaded, sizes, seed=len(played) + 1)
+                played.append(_Played(scenario, policy, trace, run, latest + after))
+                samples = samples + after
+                latest = after
     fit = fit_iterations(samples)
-    profile = with_costs(calibration.profile, fit)
-    real: dict[str, list[Histogram]] = {}
-    simulated: dict[str, list[Histogram]] = {}
-    for scenario, policy, trace, latency_s in played:
-        name = f"{scenario.workload.name}, {policy.name}"
-        sizes = scenario.profile
-        measured = replace(
-            profile,
-            num_device_blocks=sizes.num_device_blocks,
-            num_host_blocks=sizes.num_host_blocks,
-        )
-        scenario = replace(scenario, profile=measured)
-        real.setdefault(name, []).append(latency_s)
-        again = run_policy(scenario, policy, trace)
-        simulated.setdefault(name, []).append(again.normalized_latency_s)
-    runs = {name: _compare(reduce(add, simulated[name]), reduce(add, real[name])) for name in real}
-    errors = [
-        abs(run[ratio] - 1.0) for run in runs.values() for ratio in ("mean_ratio", "p90_ratio")
-    ]
+    by_name: dict[str, list[_Played]] = {}
+    for one in played:
+        by_name.setdefault(one.name, []).append(one)
+    runs = {name: _compare(those, calibration.profile, fit) for name, those in by_name.items()}
+    errors = [abs(run[f"{what}_ratio"] - 1.0) for run in runs.values() for what in ("mean", "p90")]
+    spreads = [run[f"{what}_spread"] for run in runs.values() for what in ("mean", "p90")]
     return {
         "figures": {
             "worst_error_ratio": max(errors),
             "mean_error_ratio": sum(errors) / len(errors),
+            "worst_spread_ratio": max(spreads),
+            "mean_spread_ratio": sum(spreads) / len(spreads),
+            "worst_time_error_ratio": max(abs(run["time_ratio"] - 1.0) for run in runs.values()),
             "iteration_error_ratio": fit.error_ratio,
         },
         "measured_on": {
             "model": loaded.name,
-            "profile": profile_values(profile),
+            "profile": profile_values(with_costs(calibration.profile, fit)),
             "sessions": size.fidelity_sessions * size.fidelity_seeds,
             "runs": runs,
         },
     }
 
 
-def _compare(simulated: Histogram, real: Histogram) -> dict[str, float]:
-    (simulated_p90,), (real_p90,) = simulated.quantiles_s([0.9]), real.quantiles_s([0.9])
+def _compare(played: Sequence[_Played], profile: Profile, fit: IterationFit) -> dict[str, float]:
+    """Of one policy on one workload, all traces together."""
+    real = reduce(add, [one.run.result.normalized_latency_s for one in played])
+    slower = [_slower(fit, one.around) for one in played]
+    profiles = [with_costs(profile, fit, factor) for factor in slower]
+    simulated = _simulate(played, profiles)
+    random = np.random.default_rng(0)
+    others = [
+        _simulate(played, [_changed(profile, random) for profile in profiles])
+        for _ in range(NUM_SPREAD)
+    ]
+    predicted_s = sum(
+        factor * float(fit.predict_s(one.run.iterations).sum())
+        for factor, one in zip(slower, played, strict=True)
+    )
+    took_s = sum(sample.took_s for one in played for sample in one.run.iterations)
     return {
         "real_mean_s": real.mean_s,
-        "real_p90_s": real_p90,
+        "real_p90_s": _p90_s(real),
         "mean_ratio": simulated.mean_s / real.mean_s,
-        "p90_ratio": simulated_p90 / real_p90,
+        "p90_ratio": _p90_s(simulated) / _p90_s(real),
+        "mean_spread": _spread([other.mean_s for other in others]),
+        "p90_spread": _spread([_p90_s(other) for other in others]),
+        "time_ratio": predicted_s / took_s,
     }
+
+
+def _simulate(played: Sequence[_Played], profiles: Sequence[Profile]) -> Histogram:
+    results = []
+    for one, profile in zip(played, profiles, strict=True):
+        sizes = one.scenario.profile
+        measured = replace(
+            profile,
+            num_device_blocks=sizes.num_device_blocks,
+            num_host_blocks=sizes.num_host_blocks,
+        )
+        scenario = replace(one.scenario, profile=measured)
+        results.append(run_policy(scenario, one.policy, one.trace).normalized_latency_s)
+    return reduce(add, results)
+
+
+def _slower(fit: IterationFit, samples: Sequence[IterationSample]) -> float:
+    """How many times as long as by the fit the machine took for these."""
+    took_s = np.array([sample.took_s for sample in samples])
+    return float(np.mean(took_s / fit.predict_s(samples)))
+
+
+def _changed(profile: Profile, random: np.random.Generator) -> Profile:
+    factors = 1.0 + SPREAD_COST_RATIO * random.standard_normal(len(COSTS))
+    costs: dict[str, Any] = {
+        name: getattr(profile, name) * factor for name, factor in zip(COSTS, factors, strict=True)
+    }
+    return replace(profile, **costs)
+
+
+def _p90_s(histogram: Histogram) -> float:
+    (p90_s,) = histogram.quantiles_s([0.9])
+    return float(p90_s)
+
+
+def _spread(values: Sequence[float]) -> float:
+    return float(np.std(values) / np.mean(values))

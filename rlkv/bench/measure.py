@@ -50,10 +50,11 @@ class Size:
     engine_tokens: int = 32  #: that a stream decodes
     engine_model: str = "tiny"  #: on which the simulator is compared with the real engine
     calibration_rounds: int = 3
+    calibration_blocks: int = 512  #: of the device pool; loads are as long as it takes
     fidelity_workloads: Sequence[str] = ("crossover", "coding-agent")
     fidelity_rules: Sequence[str] = ("house", "two-tier-lru", "discard")
     fidelity_sessions: int = 60  #: of each trace
-    fidelity_seeds: int = 2
+    fidelity_seeds: int = 4
     http_requests: int = 3000
     resume_contexts: Sequence[int] = (64, 256, 1024, 4096)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlkv.bench.beside_copies import iterations_slowed
 from rlkv.bench.measure import Size
 from rlkv_engine.paged.arena import Arena, KVShape, build_arena
 from rlkv_engine.paged.copies import Copy, copy_engine
@@ -25,8 +26,10 @@ def swap(size: Size) -> dict[str, Any]:
     """Bytes per second of swapping over those of one large copy of the same size.
 
     Blocks are drawn at random on both tiers; the large copy is contiguous memory to contiguous
-    memory, in the same thread, by turns with the blocks.
+    memory, in the same thread, by turns with the blocks. Then the time of an iteration of the
+    model that copies so many of its own blocks over that of one that does not.
     """
+    threads = torch.get_num_threads()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     arena = build_arena(
         SHAPE,
@@ -48,13 +51,17 @@ def swap(size: Size) -> dict[str, Any]:
     figures["copy_over_memcpy"] = min(
         figures[f"copy_over_memcpy_{way}_{largest}"] for way in ("out", "in")
     )
+    slowed = iterations_slowed(size, COPIED)
+    figures |= {f"iteration_slowed_{name}": ratio for name, ratio in slowed.items()}
+    figures["iteration_slowed_ratio"] = max(slowed.values())
     return {
         "figures": figures,
         "measured_on": {
             "device": str(device),
             "block_bytes": arena.block_bytes,
             "pinned": arena.pinned,
-            "threads": torch.get_num_threads(),
+            "threads": threads,
+            "iterations_of": size.engine_model,
         },
     }
 

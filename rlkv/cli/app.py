@@ -11,6 +11,7 @@ from rlkv.cli import (
     calibrate,
     engine,
     explain,
+    log,
     pauses,
     profiles,
     report,
@@ -28,8 +29,8 @@ from rlkv_engine.errors import InputError
 #: One module per command, in the order of ``rlkv --help``. Each has ``register(app)``, and imports
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
-    train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, report, validate,
-    calibrate, engine, serve, token, bench,
+    train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, log, report,
+    validate, calibrate, engine, serve, token, bench,
 )  # fmt: skip
 
 

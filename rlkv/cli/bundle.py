@@ -11,7 +11,7 @@ import typer
 
 from rlkv.cli.output import AsJson, check_writable
 from rlkv.cli.suite_options import Scenarios
-from rlkv_agents.shipped import UNIVERSAL
+from rlkv_agents.shipped import UNIVERSAL, bundle_folder
 from rlkv_engine.errors import InputError
 
 
@@ -128,13 +128,21 @@ def calibrate_command(
     ] = None,
     scenarios: Scenarios = "all",
     seed: Annotated[int, typer.Option(help="Of the decisions that are tried.")] = 0,
+    store: Annotated[
+        bool,
+        typer.Option(
+            "--store",
+            help="Keep the table in the bundle: what a sidecar calls its confidence is then how"
+            " often such a verb was no worse than the rule's.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Try departures from the rule against it, by how sure the policy is (some minutes)."""
     from rlkv.cli.progress import progress_bars
     from rlkv.provenance import command, commit, machine
     from rlkv.report.reliability_picture import reliability_png
-    from rlkv_agents.bundle import load_bundle
+    from rlkv_agents.bundle import change_metadata, load_bundle
     from rlkv_agents.reliability import departures, reliability
     from rlkv_agents.suite import suite_names
     from rlkv_agents.train import counter
@@ -145,14 +153,17 @@ def calibrate_command(
     if policy.weights is None:
         raise InputError("no network in it: only a network says how sure it is", path=bundle)
     names = suite_names(scenarios)
-    if out is not None:
-        check_writable(out)
+    for folder in ([] if out is None else [out]) + ([bundle_folder(bundle)] if store else []):
+        check_writable(folder)
     found = {}
     with progress_bars() as on_progress:
         count = counter(on_progress, "calibrate", len(names))
         for name in names:
             found[name] = departures(load_scenario(name), policy, seed)
             count()
+    pooled = reliability(list(found.values()))
+    if store:
+        change_metadata(bundle, {"reliability": pooled})
     suites = dict.fromkeys(str(PRESETS[name].suite) for name in names)
     groups = {
         suite: reliability([each for name, each in found.items() if PRESETS[name].suite == suite])

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlkv.cli.output import AsJson, check_writable, check_writable_file, write_json
-from rlkv.cli.scenario_options import TraceFile, WorkloadName, build_scenario, check_seeds
+from rlkv.cli.scenario_options import (
+    MAX_SESSIONS,
+    TraceFile,
+    WorkloadName,
+    build_scenario,
+    check_seeds,
+)
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,16 +26,19 @@ if TYPE_CHECKING:
 
 #: What ``pauses compare`` found.
 RECORD_NAME = "pauses.json"
+#: Sessions of a workload that ``pauses online`` draws, and how fast they arrive.
+ONLINE_SESSIONS, ONLINE_RATE_PER_S = 1000, 0.5
 
 
 def register(app: typer.Typer) -> None:
-    """Adds ``pauses fit`` and ``pauses compare``."""
+    """Adds ``pauses fit``, ``pauses compare`` and ``pauses online``."""
     pauses = typer.Typer(
         no_args_is_help=True,
         help="How long a paused session stays away: fit a predictor, see what it brings.",
     )
     pauses.command("fit")(fit)
     pauses.command("compare")(compare)
+    pauses.command("online")(online)
     app.add_typer(pauses, name="pauses")
 
 
@@ -130,6 +139,43 @@ def compare(
     for figures in record["statistics"].values():
         Console().print(statistics_table(figures))
     Console().print(comparison_table(record["latency"]))
+
+
+def online(
+    workload: WorkloadName = None,
+    trace: TraceFile = None,
+    sessions: Annotated[
+        int, typer.Option("--sessions", help="Sessions to draw from a workload.")
+    ] = ONLINE_SESSIONS,
+    as_json: AsJson = False,
+) -> None:
+    """Judge the predictor that learns while pauses happen beside a table fitted on the first half.
+
+    Each pause of the second half is predicted when it begins, by what was over then.
+    """
+    if (workload is None) == (trace is None):
+        raise InputError("say whose pauses: give --trace or --workload")
+    if not 1 <= sessions <= MAX_SESSIONS:
+        raise InputError(f"--sessions must be 1 to {MAX_SESSIONS}, got {sessions}")
+    from rlkv_envs.traces import read_trace
+    from rlkv_envs.workloads import make_trace, make_workload
+    from rlkv_service.pauses.progressive import progressive_losses
+
+    if trace is not None:
+        served = read_trace(trace)
+    else:
+        made = make_workload(str(workload))
+        arrivals = made.default_arrivals(ONLINE_RATE_PER_S)
+        served = make_trace(made, arrivals, seed=0, split="test", num_sessions=sessions)
+    figures = progressive_losses(served)
+    if as_json:
+        typer.echo(json.dumps(figures))
+        return
+    from rich.console import Console
+
+    from rlkv.pause_tables import online_table
+
+    Console().print(online_table(served.name, figures))
 
 
 def _settings(scenarios: str, factors: list[float]) -> list[tuple[Scenario, float]]:

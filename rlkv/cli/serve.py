@@ -76,7 +76,6 @@ def serve_command(
     # Matrices are small: threads would only wait for each other. Before NumPy is loaded.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="rlkv: %(message)s")
     try:
         from rlkv.serving import serve
         from rlkv_service.redis_url import RedisURL
@@ -85,6 +84,7 @@ def serve_command(
         url = None if redis is None else RedisURL.parse(redis)
         options = SidecarOptions(bundle, namespace, shadow, min_confidence, log_bytes)
         with ExitStack() as stack:
+            _log_to_stderr(stack)
             api = None if http is None else _listen(http, token_file, stack)
 
             def on_ready(sidecar: Sidecar) -> None:
@@ -99,6 +99,14 @@ def serve_command(
         if (error.name or "").startswith("rlkv"):
             raise
         raise InputError(f"serving needs {error.name}: pip install 'rlkv[sidecar]'") from error
+
+
+def _log_to_stderr(stack: ExitStack) -> None:
+    logger, handler = logging.getLogger("rlkv_service"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("rlkv: %(message)s"))
+    logger.addHandler(handler)
+    stack.callback(logger.removeHandler, handler)
+    logger.setLevel(logging.INFO)
 
 
 def _check(namespace: str, min_confidence: float, log_bytes: int) -> None:

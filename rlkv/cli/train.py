@@ -24,12 +24,21 @@ from rlkv.cli.scenario_options import (
     check_seeds,
     scenario_inputs,
 )
+from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
     from rlkv_agents.checkpoint import Progress
     from rlkv_agents.train import OnProgress, TrainResult
     from rlkv_envs.scenario import Scenario
 
+FromLog = Annotated[
+    str | None,
+    typer.Option(
+        "--from-log",
+        help="Train on the sessions of a log: a folder of `rlkv log export`, the URL of a server,"
+        " or the folder of an embedded one; then as with --trace.",
+    ),
+]
 DEFAULT_OUT = Path("runs/default")
 #: Folders in that of a run.
 BUNDLE, CHECKPOINT = "bundle", "checkpoint"
@@ -48,6 +57,7 @@ def train_command(
     profile: ProfileName = None,
     workload: WorkloadName = None,
     trace: TraceFile = None,
+    from_log: FromLog = None,
     rate: Rate = None,
     concurrent: Concurrent = None,
     sessions: Sessions = None,
@@ -98,6 +108,10 @@ def train_command(
     torch.set_num_threads(1)
     since = time.monotonic()
     config = TrainConfig(recipe=recipe, seed=seed, num_rounds=rounds)
+    if from_log is not None:
+        if not (scenario is None and workload is None and trace is None):
+            raise InputError("--from-log replaces --trace, --workload and --scenario")
+        trace = _logged(from_log, out, resume)
     built = build_scenario(scenario, profile, workload, trace, rate, concurrent, sessions)
     check_seeds(seeds)
     built.check_fits("test", range(seeds))
@@ -136,6 +150,18 @@ def train_command(
     _print(record, out, as_json)
     if as_tree and record["explanation"]["saved"] != "trees":
         typer.echo(why_no_trees(record["explanation"]), err=True)
+
+
+def _logged(source: str, out: Path, resume: bool) -> Path:
+    from rlkv.log_traces import LOG_TRACE, trace_from_log
+
+    if resume and (out / LOG_TRACE).exists():
+        # The log has grown since; the run goes on with what it began with.
+        return out / LOG_TRACE
+    check_writable(out)
+    path, counts = trace_from_log(source, out)
+    typer.echo(f"{path}: {counts.summary()}", err=True)
+    return path
 
 
 def _stopped(checkpoint: Path, saved: int) -> str:

@@ -24,9 +24,11 @@ def calibration_png(calibration: Calibration) -> bytes:
         grid = add_axes(figure, 1, 2)
         axes = grid[0][0]
         is_decode = np.array([s.prefill_tokens == 0 for s in calibration.iterations])
+        copies = np.array([s.copied_blocks > 0 for s in calibration.iterations])
         for chosen, colour, label in (
-            (is_decode, LEARNED, "decode alone"),
-            (~is_decode, BEST, "with prefill"),
+            (is_decode & ~copies, LEARNED, "decode alone"),
+            (~is_decode & ~copies, BEST, "with prefill"),
+            (copies, RULE, "beside copies"),
         ):
             axes.plot(
                 1e3 * fit.predicted_s[chosen],

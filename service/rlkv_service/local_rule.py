@@ -42,6 +42,15 @@ class LocalRule:
         A SWAP without host room keeps at a CALL and discards elsewhere. Without an expected
         remainder a pause is taken to last a mean pause, or as long again as it has lasted.
         """
+        mean_s = mean_pause_s(facts)
+        return self._verbs(facts, expected_remaining_s(facts, mean_s), mean_s)
+
+    def _verbs(
+        self,
+        facts: NDArray[np.float64],
+        remaining_s: NDArray[np.float64],
+        mean_s: NDArray[np.float64],
+    ) -> NDArray[np.int8]:
         point = facts[:, F.POINT]
         tokens = facts[:, F.CONTEXT_TOKENS]
         again_s = tokens * (
@@ -52,7 +61,7 @@ class LocalRule:
             / facts[:, F.BLOCK_SIZE]
             * (facts[:, F.SWAP_OUT_BLOCK_S] + facts[:, F.SWAP_IN_BLOCK_S])
         )
-        guarded = expected_remaining_s(facts) < self.guard_pauses * mean_pause_s(facts)
+        guarded = remaining_s < self.guard_pauses * mean_s
         at_call = Verb.SWAP if self.write_through else Verb.PRESERVE
         for_new = Verb.SWAP if self.new_swaps else Verb.DISCARD
         verb = np.where(copy_s < self.swap_ratio * again_s, Verb.SWAP, Verb.DISCARD)
@@ -64,16 +73,23 @@ class LocalRule:
 
     def verdicts(self, rows: DecisionRows, reason: Reason) -> VerdictRows:
         """The rule's verdicts for rows that nobody else answered."""
-        remaining_s = expected_remaining_s(rows.facts).astype(np.float32)
-        verb = self.verbs(rows.facts)
-        num = len(rows)
+        facts, num = rows.facts, len(rows)
+        # Whoever asks with impossible facts has a verdict all the same.
+        with np.errstate(all="ignore"):
+            mean_s = mean_pause_s(facts)
+            remaining_s = expected_remaining_s(facts, mean_s)
+            verb = self._verbs(facts, remaining_s, mean_s)
+            priority = soft_priority(remaining_s, mean_s)
+            return_s = remaining_s.astype(np.float32)
+            twice_s = np.float32(2.0) * return_s
+            lease_s = np.where(verb == Verb.PRESERVE, twice_s, np.float32(0.0))
         return VerdictRows(
             LOCAL_VERSION,
             verb,
-            lease_of(verb, rows.facts),
-            soft_priority(remaining_s, mean_pause_s(rows.facts)),
-            remaining_s,
-            2.0 * remaining_s,
+            lease_s,
+            priority,
+            return_s,
+            twice_s,
             np.ones(num, np.float32),
             np.ones(num, np.int8),
             np.full(num, reason, np.int8),
@@ -87,13 +103,16 @@ def mean_pause_s(facts: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.isnan(known), 1.0, known)
 
 
-def expected_remaining_s(facts: NDArray[np.float64]) -> NDArray[np.float64]:
+def expected_remaining_s(
+    facts: NDArray[np.float64], mean_s: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Expected remaining pauses, shape ``[n]``.
 
-    Of those unknown, as long again as the pause has lasted, at least a mean pause.
+    Of those unknown, as long again as the pause has lasted, at least a mean pause (``mean_s``,
+    where the caller has it already).
     """
     known = facts[:, F.REMAINING_S]
-    guess = np.maximum(facts[:, F.ELAPSED_S], mean_pause_s(facts))
+    guess = np.fmax(facts[:, F.ELAPSED_S], mean_pause_s(facts) if mean_s is None else mean_s)
     return np.where(np.isnan(known), guess, known)
 
 

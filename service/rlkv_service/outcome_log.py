@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlkv_service.redis_keys import SEEN_EXPIRE_S, RedisKeys
-from rlkv_service.resp import RespConnection
+from rlkv_service.resp import RedisError, RedisReplyError, Reply, RespConnection, Word
 from rlkv_service.schema import Outcome, SessionEnd, encode
 
 #: Entries of the stream that are kept, about.
@@ -47,6 +47,16 @@ def record_outcomes(
     """
     if not messages:
         return []
+    command = record_command(keys, messages, max_outcomes)
+    return recorded(connection.execute(*command, deadline_s=deadline_s), len(messages))
+
+
+def record_command(
+    keys: RedisKeys,
+    messages: Sequence[Outcome | SessionEnd],
+    max_outcomes: int = DEFAULT_MAX_OUTCOMES,
+) -> tuple[Word, ...]:
+    """The command of ``record_outcomes``, for those who send it themselves."""
     seen = [
         keys.seen(
             message.engine_id,
@@ -55,9 +65,20 @@ def record_outcomes(
         )
         for message in messages
     ]
-    new = connection.execute(
+    return (
         "EVAL", _RECORD, 1 + len(seen), keys.outcomes, *seen,
         SEEN_EXPIRE_S, max_outcomes, *map(encode, messages),
-        deadline_s=deadline_s,
     )  # fmt: skip
-    return [each == 1 for each in new]
+
+
+def recorded(reply: Reply, num: int) -> list[bool]:
+    """For each of ``num`` messages whether it was new, by the reply to ``record_command``.
+
+    Raises:
+        RedisError: the server refused it, or this is no reply to it.
+    """
+    if isinstance(reply, RedisReplyError):
+        raise reply
+    if not isinstance(reply, list) or len(reply) != num:
+        raise RedisError(f"{num} outcomes were sent and the server says {str(reply)[:80]}")
+    return [each == 1 for each in reply]

@@ -9,8 +9,9 @@ rlkv:{NS}:decisions        stream, cut to about ``--log-bytes``; one entry for e
                            ``at`` when, seconds since the epoch.
 rlkv:{NS}:outcomes         stream, cut likewise; one entry for each outcome or end of a session:
                            ``m`` the message as it travelled. Entries are unique.
-rlkv:{NS}:seen:ENGINE:SESSION:TURN   string; that outcome (or, with the turn ``end``, that end) is
-                           in the stream. Expires after ``SEEN_EXPIRE_S``.
+rlkv:{NS}:seen:LENGTH:ENGINE:SESSION:TURN   string; that outcome (or, with the turn ``end``, that
+                           end) is in the stream. LENGTH is the engine's, in characters: names may
+                           have colons. Expires after ``SEEN_EXPIRE_S``.
 rlkv:{NS}:pauses           string; state of the predictor of pauses, and the last entry of
                            ``outcomes`` that it knows.
 rlkv:{NS}:sidecars         hash; sidecar id -> JSON of what it says of itself, with the time.
@@ -54,7 +55,7 @@ class RedisKeys:
 
     def seen(self, engine_id: str, session: str, turn: int | str) -> str:
         """Whether an outcome or an end is in the stream."""
-        return self._key(f"seen:{engine_id}:{session}:{turn}")
+        return self._key(f"seen:{len(engine_id)}:{engine_id}:{session}:{turn}")
 
     @property
     def pauses(self) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from rlkv_engine.errors import InputError
 
 DEFAULT_PORT = 6379
-_OPTIONS = ("db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_OPTIONS = ("db", *_TLS_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class RedisURL:
     port: int = DEFAULT_PORT
     path: str = ""  #: of a unix socket; empty: TCP
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     db: int = 0
     tls: bool = False
     ssl_ca_certs: str | None = None
@@ -41,22 +42,30 @@ class RedisURL:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise InputError(f"no URL of a Redis server: {error}", path="redis") from error
-        if parts.scheme not in ("redis", "rediss", "unix"):
+        except ValueError:
+            # The error's text may have a part of a password that is not quoted.
             raise InputError(
-                f"{parts.scheme or url!r} is not redis://, rediss:// or unix://", path="redis"
-            )
+                "no URL of a Redis server: is its port a number, and are '/', '@', '#' and '?' in"
+                " its password written as %2F, %40, %23 and %3F?",
+                path="redis",
+            ) from None
+        if parts.scheme not in ("redis", "rediss", "unix"):
+            given = f"{parts.scheme}://" if parts.scheme else "an URL without a scheme"
+            raise InputError(f"{given} is not redis://, rediss:// or unix://", path="redis")
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         for name in options:
             if name not in _OPTIONS:
                 raise InputError(
                     f"option {name!r} is not one of {', '.join(_OPTIONS)}", path="redis"
                 )
+            if name in _TLS_OPTIONS and parts.scheme != "rediss":
+                raise InputError(
+                    f"{name} needs rediss://, {parts.scheme}:// has no TLS", path="redis"
+                )
         is_unix = parts.scheme == "unix"
         db = options.pop("db", "" if is_unix else parts.path.strip("/")) or "0"
         if not db.isdecimal():
-            raise InputError(f"database {db!r} is not a number", path="redis")
+            raise InputError("its database is not a number", path="redis")
         if is_unix and not parts.path:
             raise InputError("unix:// needs the path of a socket", path="redis")
         return cls(
@@ -75,4 +84,5 @@ class RedisURL:
         user = f"{self.username}@" if self.username else ""
         if self.path:
             return f"unix://{user}{self.path}?db={self.db}"
-        return f"redis{'s' * self.tls}://{user}{self.host}:{self.port}/{self.db}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"redis{'s' * self.tls}://{user}{host}:{self.port}/{self.db}"

@@ -1,7 +1,6 @@
 """A connection to Redis or Valkey: RESP2 over a socket, every wait with a deadline.
 
-No more than clients of the decision API need, so that they need nothing installed. What waits
-beyond its deadline leaves answers under way: such a connection is closed, not used again.
+No more than clients of the decision API need, so that they need nothing installed.
 """
 
 from __future__ import annotations
@@ -9,41 +8,29 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
-from rlkv_engine.errors import RlkvError
+from rlkv_service.redis_errors import RedisError, RedisReplyError, RedisTimeout
 from rlkv_service.redis_url import RedisURL
+from rlkv_service.resp_parser import Reply, RespParser, Word, encode_command
 
-Word = bytes | str | int | float
-#: What a reply is: text, a number, nothing, or a list of these. An error reply inside a pipeline.
-Reply = Any
+__all__ = [
+    "RedisError",
+    "RedisReplyError",
+    "RedisTimeout",
+    "Reply",
+    "RespConnection",
+    "Word",
+    "encode_command",
+    "greeting",
+    "tls_context",
+]
 
 _CHUNK_BYTES = 1 << 16
-#: A reply longer than this is not from a server that we know.
-MAX_REPLY_BYTES = 1 << 29
-_MAX_DEPTH = 8
-
-
-class RedisError(RlkvError):
-    """The server cannot be reached, does not speak RESP, or has closed the connection."""
-
-
-class RedisTimeout(RedisError):
-    """The deadline passed."""
-
-
-class RedisReplyError(RedisError):
-    """The server refused a command; the text is its own."""
-
-
-def encode_command(*words: Word) -> bytes:
-    """A command as RESP."""
-    parts = [b"*%d\r\n" % len(words)]
-    for word in words:
-        raw = word if isinstance(word, bytes) else str(word).encode()
-        parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
-    return b"".join(parts)
+#: What a socket says when it would have to wait.
+_WOULD_WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, TimeoutError)
 
 
 class RespConnection:
@@ -58,12 +45,13 @@ class RespConnection:
     """
 
     def __init__(self, url: RedisURL, timeout_s: float = 5.0) -> None:
-        self._url, self._timeout_s = url, timeout_s
-        self._buffer = bytearray()
-        self._read = 0  # of the buffer, so much is done with
+        self._timeout_s = timeout_s
+        self._parser = RespParser()
+        self._replies: deque[Reply] = deque()
         self._socket = _connect(url, timeout_s)
         try:
-            self._greet()
+            for words in greeting(url):
+                self.execute(*words)
         except RedisError:
             self.close()
             raise
@@ -99,21 +87,58 @@ class RespConnection:
 
     def send(self, raw: bytes, deadline_s: float | None = None) -> None:
         """Sends encoded commands, without waiting for replies."""
+        left_s = self._left_s(deadline_s)
+        if left_s <= 0.0:
+            raise self._lost(RedisTimeout("the deadline passed before anything was sent"))
         try:
-            self._wait_until(deadline_s)
+            self._socket.settimeout(left_s)
             self._socket.sendall(raw)
-        except TimeoutError as error:
+        except _WOULD_WAIT as error:
             raise self._lost(RedisTimeout("the server does not take what is sent")) from error
         except OSError as error:
             raise self._lost(RedisError(f"the server is gone: {error}")) from error
 
     def receive(self, deadline_s: float | None = None) -> Reply:
-        """The next reply; one that was refused is a RedisReplyError, not raised."""
-        deadline_s = time.monotonic() + self._timeout_s if deadline_s is None else deadline_s
+        """The next reply; one that was refused is a RedisReplyError, not raised.
+
+        Raises:
+            RedisError: there is none by the deadline. Replies are under way that nobody waits for,
+                and the connection is closed.
+        """
+        deadline_s = time.monotonic() + self._left_s(deadline_s)
+        while not self._replies:
+            if time.monotonic() >= deadline_s:
+                raise self._lost(RedisTimeout("no reply by the deadline"))
+            self._fill(deadline_s)
+        return self._replies.popleft()
+
+    def wait(self, deadline_s: float) -> list[Reply]:
+        """The replies that are there, once there is one; none at the deadline.
+
+        The connection goes on: whoever uses this knows which commands have no reply yet. With a
+        deadline that has passed it takes what has come and does not wait.
+
+        Raises:
+            RedisError: the connection is lost, and closed.
+        """
+        self._left_s(deadline_s)
+        while True:
+            came = self._fill(deadline_s)
+            if self._replies or not came:
+                replies = list(self._replies)
+                self._replies.clear()
+                return replies
+
+    def send_some(self, raw: bytes | memoryview) -> int:
+        """Sends as much as goes without waiting; how many bytes that were."""
+        self._left_s(None)
         try:
-            return self._reply(deadline_s, 0)
-        except (ValueError, IndexError) as error:
-            raise self._lost(RedisError(f"the server does not speak RESP: {error}")) from error
+            self._socket.settimeout(0.0)
+            return self._socket.send(raw)
+        except _WOULD_WAIT:
+            return 0
+        except OSError as error:
+            raise self._lost(RedisError(f"the server is gone: {error}")) from error
 
     def close(self) -> None:
         """Ends the connection."""
@@ -128,78 +153,53 @@ class RespConnection:
         """Of the socket, for ``select``."""
         return self._socket.fileno()
 
-    def _greet(self) -> None:
-        url = self._url
-        if url.password:
-            self.execute("AUTH", *([url.username] if url.username else []), url.password)
-        if url.db:
-            self.execute("SELECT", url.db)
-
-    def _reply(self, deadline_s: float, depth: int) -> Reply:
-        line = self._line(deadline_s)
-        kind, rest = line[:1], line[1:]
-        if kind == b"$":
-            size = int(rest)
-            return None if size < 0 else self._bulk(size, deadline_s)
-        if kind == b":":
-            return int(rest)
-        if kind == b"+":
-            return rest
-        if kind == b"-":
-            return RedisReplyError(rest.decode(errors="replace"))
-        if kind == b"*":
-            if depth == _MAX_DEPTH:
-                raise ValueError("nested too deep")
-            count = int(rest)
-            return None if count < 0 else [self._reply(deadline_s, depth + 1) for _ in range(count)]
-        raise ValueError(f"a reply begins with {bytes(kind)!r}")
-
-    def _line(self, deadline_s: float) -> bytes:
-        while (end := self._buffer.find(b"\r\n", self._read)) < 0:
-            if len(self._buffer) - self._read > _CHUNK_BYTES:
-                raise ValueError("a line without end")
-            self._fill(deadline_s)
-        line = bytes(self._buffer[self._read : end])
-        self._read = end + 2
-        return line
-
-    def _bulk(self, size: int, deadline_s: float) -> bytes:
-        if size > MAX_REPLY_BYTES:
-            raise ValueError(f"a reply of {size} bytes")
-        while len(self._buffer) - self._read < size + 2:
-            self._fill(deadline_s)
-        raw = bytes(self._buffer[self._read : self._read + size])
-        if self._buffer[self._read + size : self._read + size + 2] != b"\r\n":
-            raise ValueError("a text does not end where it should")
-        self._read += size + 2
-        return raw
-
-    def _fill(self, deadline_s: float) -> None:
-        if self._read:
-            del self._buffer[: self._read]
-            self._read = 0
+    def _fill(self, deadline_s: float) -> bool:
+        """Receives once, and what TLS has decrypted with it; whether anything came in time."""
         try:
-            self._wait_until(deadline_s)
+            self._socket.settimeout(max(0.0, deadline_s - time.monotonic()))
             chunk = self._socket.recv(_CHUNK_BYTES)
-        except TimeoutError as error:
-            raise self._lost(RedisTimeout("no reply by the deadline")) from error
+        except _WOULD_WAIT:
+            return False
         except OSError as error:
             raise self._lost(RedisError(f"the server is gone: {error}")) from error
         if not chunk:
             raise self._lost(RedisError("the server has closed the connection"))
-        self._buffer += chunk
+        try:
+            self._replies += self._parser.feed(chunk)
+        except RedisError as error:
+            raise self._lost(error) from error
+        return True
 
-    def _wait_until(self, deadline_s: float | None) -> None:
+    def _left_s(self, deadline_s: float | None) -> float:
         if self.is_closed:
             raise RedisError("the connection is closed")
-        left_s = self._timeout_s if deadline_s is None else deadline_s - time.monotonic()
-        if left_s <= 0.0:
-            raise TimeoutError
-        self._socket.settimeout(left_s)
+        return self._timeout_s if deadline_s is None else deadline_s - time.monotonic()
 
     def _lost(self, error: RedisError) -> RedisError:
         self.close()
         return error
+
+
+def greeting(url: RedisURL) -> list[tuple[Word, ...]]:
+    """The commands with which a connection begins."""
+    commands: list[tuple[Word, ...]] = []
+    if url.password:
+        commands.append(("AUTH", *([url.username] if url.username else []), url.password))
+    if url.db:
+        commands.append(("SELECT", url.db))
+    return commands
+
+
+def tls_context(url: RedisURL) -> ssl.SSLContext:
+    """For ``rediss://``: the server must prove who it is.
+
+    Raises:
+        OSError: a file of certificates cannot be read or used.
+    """
+    context = ssl.create_default_context(cafile=url.ssl_ca_certs)
+    if url.ssl_certfile:
+        context.load_cert_chain(url.ssl_certfile, url.ssl_keyfile)
+    return context
 
 
 def _connect(url: RedisURL, timeout_s: float) -> socket.socket:
@@ -218,10 +218,7 @@ def _connect(url: RedisURL, timeout_s: float) -> socket.socket:
         if not url.tls:
             return plain
         try:
-            context = ssl.create_default_context(cafile=url.ssl_ca_certs)
-            if url.ssl_certfile:
-                context.load_cert_chain(url.ssl_certfile, url.ssl_keyfile)
-            return context.wrap_socket(plain, server_hostname=url.host)
+            return tls_context(url).wrap_socket(plain, server_hostname=url.host)
         except (OSError, ValueError):
             plain.close()
             raise

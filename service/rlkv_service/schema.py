@@ -157,7 +157,10 @@ class _Versioned(msgspec.Struct):
     id: int = 0
 
 
+#: What msgspec raises for bytes that are no message; text that is no UTF-8 is not its own error.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
 _encoder = msgspec.msgpack.Encoder()
+_answer_decoder = msgspec.msgpack.Decoder(Verdicts | Refusal)
 _version_decoder = msgspec.msgpack.Decoder(_Versioned)
 
 
@@ -172,11 +175,25 @@ def decode(payload: bytes | memoryview, kind: type[M]) -> M:
     Raises:
         SchemaError: it cannot be read; the text says where, or both versions.
     """
+    return _checked(payload, _decoder(kind))
+
+
+def decode_answer(payload: bytes | memoryview) -> Verdicts | Refusal:
+    """What came back for a request.
+
+    Raises:
+        SchemaError: it cannot be read; the text says where, or both versions.
+    """
+    answer: Verdicts | Refusal = _checked(payload, _answer_decoder)
+    return answer
+
+
+def _checked(payload: bytes | memoryview, decoder: msgspec.msgpack.Decoder[M]) -> M:
     if len(payload) > MAX_BYTES:
         raise SchemaError(f"a message of {len(payload)} bytes, at most {MAX_BYTES} are read")
     try:
-        message = _decoder(kind).decode(payload)
-    except msgspec.MsgspecError as error:
+        message = decoder.decode(payload)
+    except _UNREADABLE as error:
         # Of a newer version the fields may differ: that is then what is wrong.
         check_version(version_of(payload)[0])
         raise SchemaError(str(error)) from error
@@ -194,7 +211,7 @@ def version_of(payload: bytes | memoryview) -> tuple[int, int]:
     """
     try:
         message = _version_decoder.decode(payload)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (*_UNREADABLE, RecursionError) as error:
         raise SchemaError(f"no message: {error}") from error
     return message.v, message.id
 

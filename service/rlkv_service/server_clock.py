@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 
-from rlkv_service.resp import RedisError, RedisReplyError, Reply, RespConnection
+from rlkv_service.redis_errors import RedisError, RedisReplyError
+from rlkv_service.resp import Reply, RespConnection
 
 
 class ServerClock:
@@ -32,11 +33,12 @@ class ServerClock:
         """
         if isinstance(reply, RedisReplyError):
             raise reply
-        try:
-            seconds, micros = map(int, reply)
-        except (TypeError, ValueError) as error:
-            raise RedisError(f"the server's time is {str(reply)[:80]}") from error
-        self._offset_s = seconds + micros * 1e-6 - 0.5 * (before_s + after_s)
+        match reply:
+            case [bytes(seconds), bytes(micros)] if seconds.isdigit() and micros.isdigit():
+                server_s = int(seconds) + 1e-6 * int(micros)
+            case _:
+                raise RedisError(f"the server's time is {str(reply)[:80]}")
+        self._offset_s = server_s - 0.5 * (before_s + after_s)
 
     @property
     def is_set(self) -> bool:

@@ -239,12 +239,11 @@ class Memory:
         if session.dev == session.keep:
             self.cancel_job(session)
 
-    def run_links(self, dt_s: float) -> float:
-        """Step 8; returns the seconds that copies without overlap add."""
+    def run_links(self, dt_s: float, has_batch: bool) -> float:
+        """Step 8; returns the seconds that copies add."""
         if self.modes.overlap_swap:
             num_in = self.link_in.move(dt_s, self.loading(), self.copy_in)
             self.link_in.rest(bool(self.loading()))
-            added_s = 0.0
         else:
             for session in self.loading():
                 while self.copy_in(session):
@@ -260,6 +259,11 @@ class Memory:
             dt_s = max(0.0, dt_s - num_in * self.link_in.block_s)
         self.link_out.move(dt_s, self.jobs(Job.SWAP_OUT, Job.WRITE_THROUGH), self.copy_out)
         self.link_out.rest(bool(self.jobs(Job.SWAP_OUT, Job.WRITE_THROUGH)))
+        if self.modes.overlap_swap:
+            added_s = 0.0
+            copied = sum(self.plan.loaded.values()) + sum(self.plan.copied.values())
+            if copied and has_batch:
+                added_s = self.profile.copy_iteration_s + self.profile.copy_block_s * copied
         return added_s
 
     # -- invariants ----------------------------------------------------------------------

@@ -51,6 +51,7 @@ class ReferenceScheduler:
         self.now_s = 0.0
         self.just_paused: list[Session] = []
         self.outcome = Outcome()
+        self.was_idle = False  # the batch of the iteration before was empty
 
     def run(self, max_iterations: int = 1_000_000) -> Outcome:
         while self.step():
@@ -74,7 +75,7 @@ class ReferenceScheduler:
         dt_s = self._duration(chunks, decoding)
         if dt_s == inf:
             return False
-        dt_s += self.memory.run_links(dt_s)
+        dt_s += self.memory.run_links(dt_s, bool(chunks or decoding))
         self.now_s += dt_s
         plan.prefills = sorted((s.sid, chunk) for s, chunk in chunks.items())
         plan.decodes = sorted(s.sid for s in decoding)
@@ -215,6 +216,7 @@ class ReferenceScheduler:
             to_event_s = min((at_s for _, at_s, _ in self._events()), default=inf) - self.now_s
             has_copies = self.memory.loading() or self.memory.jobs(Job.SWAP_OUT)
             dt_s = min(to_event_s, self.profile.iteration_s) if has_copies else to_event_s
+            self.was_idle = True
             return max(dt_s, MIN_DT_S)
         p = sum(chunks.values())
         q = sum(chunk * (s.computed + 0.5 * chunk) for s, chunk in chunks.items())
@@ -227,7 +229,10 @@ class ReferenceScheduler:
             + profile.prefill_token_context_s * q
             + profile.decode_session_s * d
             + profile.kv_token_s * kv
+            + (profile.prefill_iteration_s if chunks else 0.0)
+            + (profile.wake_s if self.was_idle else 0.0)
         )
+        self.was_idle = False
         return max(dt_s, MIN_DT_S)
 
     def _apply(self, chunks: dict[Session, int], decoding: list[Session]) -> None:

@@ -48,6 +48,7 @@ TINY = Size(
     },
     engine_tokens=3,
     calibration_rounds=1,
+    calibration_blocks=64,
     fidelity_workloads=("crossover",),
     fidelity_rules=("house",),
     fidelity_sessions=3,

@@ -13,6 +13,7 @@ from rlkv_agents.bundle import load_bundle, save_bundle
 from rlkv_agents.cloning import CloneSettings
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House
+from rlkv_service.deciding.confidence import Calibration
 from tests.agents.small_scenario import random_network, small_scenario
 from tests.rlkv.command_line import run
 
@@ -72,6 +73,23 @@ def test_confidence_is_calibrated_on_departures(
     rows = record["groups"]["trained"]
     assert sum(row["num"] for row in rows) == record["scenarios"]["crossover-slow"]["departures"]
     assert (tmp_path / "out" / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert "reliability" not in load_bundle(tmp_path / "bundle").metadata
+
+
+def test_the_table_is_kept_in_the_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_bundle(tmp_path, random_network(), {"seed": 3})
+    before = load_bundle(tmp_path).metadata
+    code, out, _ = run(
+        capsys, "bundle", "calibrate", "--bundle", tmp_path, "--scenarios", "crossover-slow",
+        "--store", "--json",
+    )  # fmt: skip
+    assert code == 0
+    after = load_bundle(tmp_path).metadata
+    assert after["reliability"] == json.loads(out)["groups"]["trained"]
+    assert {name: after[name] for name in before} == before
+    assert not Calibration(after).is_raw
 
 
 def test_only_a_network_says_how_sure_it_is(

@@ -91,3 +91,13 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str], trace: Path, tmp_pa
     assert_refused(run(capsys, *compare, "--scenarios", "nowhere"), "nowhere")
     assert not folder.exists()
     assert_refused(run(capsys, "pauses", "compare", "--out", inside), str(inside))
+
+
+def test_online_says_losses_and_shares(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("pauses", "online", "--workload", "crossover", "--sessions", "60")
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and "crossover" in out and "ratio" in out
+    code, out, _ = run(capsys, *words, "--json")
+    assert code == 0 and json.loads(out)["num_pauses"] > 50
+    assert_refused(run(capsys, "pauses", "online"), "say whose pauses")
+    assert_refused(run(capsys, *words[:-1], "5"), "100 are needed to judge predictions")

@@ -14,21 +14,37 @@ from rlkv_engine.paged.measuring import CopySample, IterationSample
 
 #: Times the weights are taken from the fit before; it stands still after two or three.
 _ROUNDS = 8
+#: Costs without which there is no fit: the first ones.
+_NUM_ALWAYS = 5
 #: A cost that must be above 0 in a profile is at least this, seconds.
 _SMALLEST_S = 1e-9
+
+
+#: Fields of a profile that are fitted to iterations, in the order of their terms.
+COSTS = (
+    "iteration_s",
+    "prefill_token_s",
+    "prefill_token_context_s",
+    "decode_session_s",
+    "kv_token_s",
+    "prefill_iteration_s",
+    "wake_s",
+    "copy_iteration_s",
+    "copy_block_s",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class IterationFit:
     """Costs of an iteration (``Profile``), and how well they tell what was measured."""
 
-    iteration_s: float
-    prefill_token_s: float
-    prefill_token_context_s: float
-    decode_session_s: float
-    kv_token_s: float
+    costs: NDArray[np.float64]  # [num_costs], in the order of COSTS
     measured_s: NDArray[np.float64]  # [num_samples]
     predicted_s: NDArray[np.float64]  # [num_samples]
+
+    def predict_s(self, samples: Sequence[IterationSample]) -> NDArray[np.float64]:
+        """What iterations take by these costs, seconds, shape ``[num_samples]``."""
+        return np.array([_terms(sample) for sample in samples], np.float64) @ self.costs
 
     @property
     def error_ratio(self) -> float:
@@ -59,24 +75,36 @@ def fit_iterations(samples: Sequence[IterationSample]) -> IterationFit:
     Raises:
         InputError: there are too few samples to tell the terms apart.
     """
-    terms = np.array(
-        [
-            (1.0, s.prefill_tokens, s.token_contexts, s.num_decode, s.kv_tokens)
-            for s in samples
-        ]
-    )  # fmt: skip
+    terms = np.array([_terms(sample) for sample in samples], np.float64)
     took_s = np.array([s.took_s for s in samples])
-    if len(samples) < 2 * terms.shape[1] or np.linalg.matrix_rank(terms) < terms.shape[1]:
+    # Where nothing is copied, what copies cost does not show.
+    shows = (terms != 0.0).any(axis=0) | (np.arange(len(COSTS)) < _NUM_ALWAYS)
+    num_terms = int(shows.sum())
+    if len(samples) < 2 * num_terms or np.linalg.matrix_rank(terms[:, shows]) < num_terms:
         raise InputError(f"{len(samples)} iterations are too few to fit the cost of one")
     predicted_s = np.full(len(samples), took_s.mean())
-    scale = terms.max(axis=0)
+    scale = np.where(shows, terms.max(axis=0), 1.0)
     for _ in range(_ROUNDS):
         costs, _residual = nnls(terms / scale / predicted_s[:, None], took_s / predicted_s)
         predicted_s = np.maximum(terms / scale @ costs, _SMALLEST_S)
     costs = costs / scale
     costs[:2] = np.maximum(costs[:2], _SMALLEST_S)
-    iteration, token, context, session, kv = map(float, costs)
-    return IterationFit(iteration, token, context, session, kv, took_s, predicted_s)
+    return IterationFit(costs, took_s, predicted_s)
+
+
+def _terms(sample: IterationSample) -> tuple[float, ...]:
+    # In the order of COSTS.
+    return (
+        1.0,
+        sample.prefill_tokens,
+        sample.token_contexts,
+        sample.num_decode,
+        sample.kv_tokens,
+        sample.prefill_tokens > 0,
+        sample.woken,
+        sample.copied_blocks > 0,
+        sample.copied_blocks,
+    )
 
 
 def fit_copies(samples: Sequence[CopySample], block_bytes: int) -> CopyFit:

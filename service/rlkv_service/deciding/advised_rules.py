@@ -99,13 +99,12 @@ class AdvisedRules:
             table = _supposed_table(float(facts[F.MEAN_PAUSE_S]), advice)
         if advice is None:
             return Advised(local_rule(self._policy.rule, table), departs=True)
-        block_size, device, host, *costs = (float(facts[each]) for each in _MACHINE)
+        block_size, device, host, *costs = facts[_MACHINE]  # of NumPy: they divide by 0
         costs[2:] = (max(cost, _LEAST_COPY_S) for cost in costs[2:])
         # Whole numbers without a bound: floats as they come.
-        machine = _Machine(block_size, device, host, *costs)  # type: ignore[arg-type]
-        with np.errstate(all="ignore"):
-            rule = advice.rule_for(machine, table)
-            return Advised(local_rule(rule, table), advice.may_depart(machine, table))
+        machine = _Machine(block_size, device, host, *costs)
+        rule = advice.rule_for(machine, table)
+        return Advised(local_rule(rule, table), advice.may_depart(machine, table))
 
 
 def local_rule(rule: Rule, table: PauseTable) -> LocalRule:

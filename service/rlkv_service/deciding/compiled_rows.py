@@ -208,7 +208,8 @@ def judge(
         p50_s = remaining_s if math.isnan(left_s[0, row]) else left_s[0, row]
         p90_s = 2.0 * remaining_s if math.isnan(left_s[1, row]) else left_s[1, row]
         small[0, row] = verb
-        small[1, row] = int(np.rint(100.0 * unit_s / (unit_s + remaining_s)))
+        share = unit_s / (unit_s + remaining_s)
+        small[1, row] = int(np.rint(100.0 * share)) if share >= 0.0 else 0
         small[2, row] = 0 if reason == _POLICY else 1
         small[3, row] = reason
         small[4, row] = rule

@@ -76,7 +76,13 @@ class Decider:
 
     def decide_many(self, asked: Sequence[Asked]) -> list[VerdictRows]:
         """Verdicts for several requests, all from one bundle, in their order."""
-        bundle, rules = self._active
+        # Facts that may be sent can still be beyond all reason; what follows from them is a verb.
+        with np.errstate(all="ignore"):
+            return self._decide(asked, *self._active)
+
+    def _decide(
+        self, asked: Sequence[Asked], bundle: ActiveBundle, rules: AdvisedRules
+    ) -> list[VerdictRows]:
         # Requests of an engine side by side: what is asked of estimates is asked once for each.
         order = sorted(range(len(asked)), key=lambda i: asked[i].engine_id)
         batch = _Batch([asked[i] for i in order], self._estimates, rules)

@@ -58,16 +58,15 @@ class Network:
 
     def _logits(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         (w1, b1), (w2, b2), (w3, b3) = self._layers
-        with np.errstate(all="ignore"):  # of rows that are not known anything may come
-            x: NDArray[np.float32] = rows @ w1
-            x += b1
-            np.tanh(x, out=x)
-            x = x @ w2
-            x += b2
-            np.tanh(x, out=x)
-            logits: NDArray[np.float32] = x @ w3
-            logits += b3
-            logits += self._prior * rows[:, -NUM_VERBS:]
+        x: NDArray[np.float32] = rows @ w1
+        x += b1
+        np.tanh(x, out=x)
+        x = x @ w2
+        x += b2
+        np.tanh(x, out=x)
+        logits: NDArray[np.float32] = x @ w3
+        logits += b3
+        logits += self._prior * rows[:, -NUM_VERBS:]
         return logits
 
 

@@ -57,7 +57,7 @@ class Counts:
     requests: dict[str, int]  #: one of ``REQUEST_RESULTS`` -> requests
     decision_seconds: Histogram  #: server-side time of a request
     confidence_ratio: Histogram  #: of rows where the policy would leave the rule
-    outcomes: dict[str, int]  #: one of ``OUTCOME_KINDS`` -> messages that were new
+    outcomes: dict[str, int]  #: one of ``OUTCOME_KINDS`` -> messages that were learnt from
     reloads: dict[str, int]  #: one of ``RELOAD_RESULTS`` -> bundles
     log_failures: int
     shadow_departures: int  #: rows where a policy that only watches would have left the rule
@@ -101,7 +101,7 @@ class Counters:
             self._requests[result] += num
 
     def recorded(self, kind: str, num: int = 1) -> None:
-        """Outcomes or ends that were new."""
+        """Outcomes or ends that were learnt from, whoever reported them."""
         with self._lock:
             self._outcomes[kind] += num
 

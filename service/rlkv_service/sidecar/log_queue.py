@@ -16,7 +16,7 @@ from rlkv_service.sidecar.log_budget import LogBudget
 #: Requests that wait at most; what comes then is counted as a failure of the log.
 MAX_WAITING = 1024
 _AT_A_TIME = 64
-_BLOCK_S = 0.5
+_BLOCK_S = 0.2
 
 _Entry = tuple[float, str, DecisionRows, VerdictRows]
 

@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 #: Requests that are taken and answered together.
 TAKE = 64
 #: A stop is noticed after so long, seconds.
-BLOCK_S = 1
+BLOCK_S = 0.2
 #: Answers that wait for a client that does not fetch them.
 MAX_ANSWERS = 1024
 #: Between attempts to reach the server, seconds; the second figure is reached by doubling.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,6 +22,8 @@ from rlkv_service.schema import (
     decode,
     encode,
 )
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,10 @@ def read_batch(frames: Sequence[bytes], keys: RedisKeys, now_s: float) -> Reques
         except SchemaError as error:
             _refuse(batch, raw, str(error), keys)
             continue
+        except Exception:  # a bug, and no reason to leave the others without an answer
+            _logger.exception("a frame of %d bytes cannot be read", len(raw))
+            batch.num_malformed += 1
+            continue
         asked = Asked(request.engine_id, rows)
         batch.taken.append(Taken(raw, request.id, request.reply_to, asked))
     return batch
@@ -84,10 +92,8 @@ def read_batch(frames: Sequence[bytes], keys: RedisKeys, now_s: float) -> Reques
 def _refuse(batch: RequestBatch, raw: bytes, reason: str, keys: RedisKeys) -> None:
     sender = None
     if len(raw) <= MAX_BYTES:
-        try:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             sender = _sender_decoder.decode(raw)
-        except (msgspec.MsgspecError, RecursionError):
-            sender = None
     if sender is None or not _is_answers_key(sender.reply_to, keys):
         batch.num_malformed += 1
     else:

@@ -84,15 +84,7 @@ class DecisionService:
             RedisError: the server does not answer or has no room. Repeating is safe.
         """
         with self._lock:
-            new = self._record(messages)
-        for kind, type_ in (("outcome", Outcome), ("end", SessionEnd)):
-            counted = sum(
-                is_new and isinstance(message, type_)
-                for message, is_new in zip(messages, new, strict=True)
-            )
-            if counted:
-                self.counters.recorded(kind, counted)
-        return new
+            return self._record(messages)
 
     @property
     def url(self) -> RedisURL:
@@ -118,6 +110,12 @@ class DecisionService:
     def is_ready(self) -> bool:
         """Whether it has a bundle and reaches its server."""
         return not self.not_ready
+
+    def close(self) -> None:
+        """Closes its connection; what is recorded later opens another."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
 
     def _record(self, messages: Sequence[Outcome | SessionEnd]) -> list[bool]:
         fresh = self._connection is None or self._connection.is_closed

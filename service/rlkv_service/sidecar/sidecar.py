@@ -14,9 +14,11 @@ from rlkv_service.deciding.bundle_watch import BundleWatch
 from rlkv_service.deciding.check_rows import made_up_rows
 from rlkv_service.deciding.decider import Decider
 from rlkv_service.pause_estimates import PauseEstimates
+from rlkv_service.pauses import OnlinePauses, OutcomeFollower
 from rlkv_service.redis_keys import DEFAULT_NAMESPACE, RedisKeys
 from rlkv_service.redis_url import RedisURL
 from rlkv_service.resp import RedisReplyError, RespConnection
+from rlkv_service.schema import Outcome, SessionEnd
 from rlkv_service.sidecar.housekeeping import Housekeeping
 from rlkv_service.sidecar.log_budget import DEFAULT_LOG_BYTES
 from rlkv_service.sidecar.queue_loop import QueueLoop
@@ -53,8 +55,8 @@ class Sidecar:
     Args:
         url: the server.
         options: see there.
-        estimates: of pauses, if there are any.
-        background: what keeps these up to date.
+        estimates: of pauses; None learns them from the outcomes.
+        background: what else it has to do.
 
     Raises:
         InputError: the bundle cannot be used.
@@ -70,8 +72,12 @@ class Sidecar:
         background: Sequence[Background] = (),
     ) -> None:
         options = options or SidecarOptions()
-        self._url = url
         keys = RedisKeys(options.namespace)
+        if estimates is None:
+            estimates = OnlinePauses()
+            follower = OutcomeFollower(estimates, keys, on_message=self._learnt)
+            background = (follower.run, *background)
+        self._url = url
         _check_server(url, keys)
         watch = BundleWatch(options.bundle, lambda: self.service.recent.rows(), self._reloaded)
         decider = Decider(
@@ -100,7 +106,9 @@ class Sidecar:
         """Answers what it took, and ends."""
         self.stop_event.set()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
+        self.service.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -117,6 +125,9 @@ class Sidecar:
             _logger.exception("the sidecar ends")
             self.failure = error
             self.stop_event.set()
+
+    def _learnt(self, message: Outcome | SessionEnd) -> None:
+        self.service.counters.recorded("outcome" if isinstance(message, Outcome) else "end")
 
     def _reloaded(self, result: str) -> None:
         self.service.counters.reloaded(result)

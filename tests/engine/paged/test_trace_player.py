@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,24 @@ def test_plans_are_the_same_in_comparison_modes(config: EngineConfig, trace: Tra
     expected = simulated_log(policy, profile, trace, config)
     played = played_log(player(policy, profile, trace, config), 500)
     np.testing.assert_array_equal(played, expected[: len(played)])
+
+
+def test_plans_are_the_same_where_prefills_waking_and_copies_cost(trace: Trace) -> None:
+    policy, plain = AgentPolicy("house", make_rule("house")), small_profile()
+    cost_s = plain.iteration_s
+    logs = []
+    for profile in (
+        plain,
+        replace(plain, prefill_iteration_s=cost_s),
+        replace(plain, wake_s=cost_s),
+        replace(plain, copy_iteration_s=cost_s),
+        replace(plain, copy_block_s=cost_s),
+    ):
+        logs.append(simulated_log(policy, profile, trace))
+        played = played_log(player(policy, profile, trace), 500)
+        np.testing.assert_array_equal(played, logs[-1][: len(played)])
+    # Each of them is felt.
+    assert len({log[-1, 0] for log in logs}) == len(logs)
 
 
 def test_every_session_generates_what_its_tokens_say(trace: Trace) -> None:

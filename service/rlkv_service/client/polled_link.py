@@ -1,0 +1,133 @@
+"""The connections of an engine's client: one asks, one waits for answers, neither blocks."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import select
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rlkv_service.client.address import Address
+from rlkv_service.client.backoff import Backoff
+from rlkv_service.client.breaker import Breaker
+from rlkv_service.client.counts import Tally
+from rlkv_service.client.exchange import Exchange
+from rlkv_service.client.line import Line
+from rlkv_service.client.outbox import Outbox
+from rlkv_service.client.request_book import RequestBook
+from rlkv_service.client.timeouts import ANSWERS_WAIT_S, CONNECT_TIMEOUT_S
+from rlkv_service.columns import DecisionRows
+from rlkv_service.redis_errors import RedisError
+from rlkv_service.resp import RespConnection
+from rlkv_service.server_clock import ServerClock
+
+#: A server that leaves so much unread is stuck.
+_MAX_UNSENT_BYTES = 8 * 2**20
+
+
+class PolledLink:
+    """Both connections, open. Of one thread.
+
+    Args:
+        address: of the server.
+        breaker: told what comes of requests.
+        tally: counts what goes wrong.
+        backoff: for outcomes that cannot be written.
+        wake_fd: that it can be read ends ``wait``.
+
+    Raises:
+        RedisError: the server cannot be reached, or refuses who we are; from any method that the
+            connection is lost.
+    """
+
+    def __init__(
+        self, address: Address, breaker: Breaker, tally: Tally, backoff: Backoff, wake_fd: int
+    ) -> None:
+        clock = ServerClock()
+        self._asking = RespConnection(address.url, CONNECT_TIMEOUT_S)
+        try:
+            clock.set(self._asking)
+            self._answers = RespConnection(address.url, CONNECT_TIMEOUT_S)
+        except RedisError:
+            self._asking.close()
+            raise
+        self._asking_line, self._answers_line = Line(), Line()
+        self._unsent = bytearray()
+        book = RequestBook(address.engine_id, address.profile_id)
+        self.exchange = Exchange(
+            address.keys, secrets.token_hex(8), book, breaker, tally, clock, backoff,
+            time.monotonic(),
+        )  # fmt: skip
+        self._poll = select.poll()
+        for fd in (self._asking.fileno(), self._answers.fileno(), wake_fd):
+            self._poll.register(fd, select.POLLIN)
+        try:
+            self._wait_for_answers()
+        except RedisError:
+            self.close()
+            raise
+
+    def ask(self, asks: Sequence[tuple[DecisionRows, Any, float]]) -> None:
+        """Sends requests: rows, tag, monotonic deadline."""
+        self._send(self.exchange.ask(self._asking_line, asks))
+
+    def probe(self, deadline_s: float) -> None:
+        """Sends a question of which the breaker alone hears."""
+        self._send(self.exchange.probe(self._asking_line, deadline_s))
+
+    def record(self, outbox: Outbox) -> None:
+        """Sends the oldest outcomes, if it is time."""
+        if raw := self.exchange.record(self._asking_line, outbox):
+            self._send(raw)
+
+    def wait(self, until_s: float) -> None:
+        """Sends and receives what it can, once there is something to do or the time has come."""
+        left_s = until_s - time.monotonic()
+        ready = self._poll.poll(None if left_s == math.inf else max(0.0, 1e3 * left_s))
+        self.exchange.at(time.monotonic())
+        for fd, events in ready:
+            if fd == self._asking.fileno():
+                if events & select.POLLOUT:
+                    self._send(b"")
+                if events & ~select.POLLOUT:
+                    self._receive(self._asking, self._asking_line)
+            elif fd == self._answers.fileno():
+                self._receive(self._answers, self._answers_line)
+                if self._answers_line.is_idle:
+                    self._wait_for_answers()
+
+    @property
+    def server_answers(self) -> bool:
+        """Whether the server has replied to everything that it was sent."""
+        return self._asking_line.is_idle and not self._unsent
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it cannot be used any more."""
+        return self._asking.is_closed or self._answers.is_closed
+
+    def close(self) -> None:
+        """Ends both connections."""
+        self._asking.close()
+        self._answers.close()
+
+    def _wait_for_answers(self) -> None:
+        self._answers.send(self.exchange.wait_for_answers(self._answers_line, ANSWERS_WAIT_S))
+
+    def _send(self, raw: bytes) -> None:
+        was_stuck = bool(self._unsent)
+        self._unsent += raw
+        while self._unsent and (sent := self._asking.send_some(bytes(self._unsent))):
+            del self._unsent[:sent]
+        if len(self._unsent) > _MAX_UNSENT_BYTES:
+            raise RedisError("the server does not take what is sent")
+        if was_stuck != bool(self._unsent):
+            wanted = select.POLLIN | (select.POLLOUT if self._unsent else 0)
+            self._poll.modify(self._asking.fileno(), wanted)
+
+    def _receive(self, connection: RespConnection, line: Line) -> None:
+        # Until nothing is left: with TLS the socket may be empty and the connection not.
+        while replies := connection.wait(0.0):
+            line.take(replies)
