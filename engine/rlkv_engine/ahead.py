@@ -31,7 +31,7 @@ from rlkv_engine.hypothetical import (
     write_offer,
 )
 from rlkv_engine.jit import jit
-from rlkv_engine.state import CALL, NEW, State, engine_view
+from rlkv_engine.state import CALL, NEW, ZERO, State, engine_view
 from rlkv_engine.stepped import SteppedEngine
 
 #: Decisions in a request at most (``schema.MAX_ROWS``).
@@ -43,7 +43,8 @@ class AheadOptions:
     """When an engine asks ahead, and how long it uses the answers (docs/asking-ahead.md).
 
     Args:
-        high_water: it asks while less than this share of the device pool is free or reclaimable.
+        high_water: it asks while less than this share of the device pool would be free or
+            reclaimable once another requester has what the largest needed lately.
         every: about a session that it has asked about in this pause it asks again so many
             iterations later.
         max_candidates: it asks about so many sessions for each kind of requester.
@@ -149,12 +150,13 @@ class AnswersAhead:
             lease_s = np.full(len(verbs), np.inf, np.float32)
         store_answers(
             engine.stack, 0, self._answers, asked.points, asked.slots, asked.pause_start,
-            asked.asked_at, self._options.max_age, np.ascontiguousarray(verbs, np.int8),
-            np.ascontiguousarray(reasons, np.int8), np.ascontiguousarray(lease_s, np.float32),
+            # Copies: of arrays that may not be written to, another function would be compiled.
+            asked.asked_at, self._options.max_age, np.array(verbs, np.int8),
+            np.array(reasons, np.int8), np.array(lease_s, np.float32),
         )  # fmt: skip
 
     def _below_blocks(self, engine: SteppedEngine) -> float:
-        return self._options.high_water * engine.profile.num_device_blocks
+        return float(self._options.high_water * engine.profile.num_device_blocks)
 
     def _fit(self, engine: SteppedEngine) -> None:
         num_slots = engine.stack.slot.shape[2]
@@ -184,7 +186,11 @@ def _rows_to_ask(
         slots[i] = answers.call_slot[i]
         copy_row(answers.call_facts[i], facts[i])
     answers.num_calls[0] = 0
-    if st.n[S.PAUSED_FIRM] > 0 and st.n[S.FREE] + st.n[S.RECLAIMABLE] < below_blocks:
+    most = ZERO
+    for kind in range(NEW, NEW + NUM_KINDS):
+        most = max(most, answers.usual_need[kind])
+    left = st.n[S.FREE] + st.n[S.RECLAIMABLE] - most
+    if st.n[S.PAUSED_FIRM] > 0 and left < below_blocks:
         found = first_candidates(st, candidates)
         for kind in range(NEW, NEW + NUM_KINDS):
             if again or _any_unasked(st, answers, kind, candidates, found):
