@@ -67,6 +67,7 @@ def calibrate(
     sizes: Sizes,
     *,
     rounds: int = 3,
+    num_loads: int | None = None,
     seed: int = 0,
     folder: Path | None = None,
     on_progress: OnProgress = lambda *_: None,
@@ -77,6 +78,7 @@ def calibrate(
         loaded: the model.
         sizes: pools and budgets.
         rounds: times that every load is measured; the first also warms up and is not counted.
+        num_loads: so many of the loads, drawn at random; without it all of them.
         seed: of the loads and prompts.
         folder: keeps what was measured; a second call goes on from there. None keeps nothing.
         on_progress: is told after each load.
@@ -87,7 +89,7 @@ def calibrate(
     profile = provisional_profile(loaded, sizes)
     designed = loads(
         loaded.config.max_position_embeddings, sizes.max_num_seqs, profile.device_tokens, seed
-    )
+    )[:num_loads]  # in random order
     setup = f"{loaded.name} {loaded.model.dtype} {loaded.model.device} {sizes} seed {seed}"
     setup += f" {len(designed)} loads"
     known = _read(folder, setup)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("runs/engine-demo")
 DEFAULT_POLICIES = "house,preserve,swap,discard,lru,two-tier-lru"
-#: Of the profile that is measured where none is given.
-_ROUNDS = 1
+#: Of the calibration where no profile is given: quick rather than right.
+_ROUNDS, _NUM_LOADS = 1, 12
 
 
 def demo_command(
@@ -108,7 +108,9 @@ def demo_command(
                 url = stack.enter_context(own_sidecar(folders[0]))
             sidecar = Sidecar(url, learned[0])
         if profile is None:
-            measured = calibrate(loaded, Sizes(), rounds=_ROUNDS, on_progress=on_progress).profile
+            measured = calibrate(
+                loaded, Sizes(), rounds=_ROUNDS, num_loads=_NUM_LOADS, on_progress=on_progress
+            ).profile
         else:
             measured = load_profile(profile)
         scenario = miniature_scenario(
