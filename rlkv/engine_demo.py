@@ -7,18 +7,31 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rlkv.asked_engine import AskedRun, play_asked
 from rlkv.provenance import command, commit, machine
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.real_engine import RealRun, play_policy
 from rlkv_engine.paged.clock import WallClock
 from rlkv_envs.metrics import distribution
 from rlkv_envs.scenario import Scenario
+from rlkv_service.asking.ahead import asked_share
+from rlkv_service.redis_url import RedisURL
 
 if TYPE_CHECKING:
     from rlkv_engine.paged.loading import LoadedModel
 
 #: ``on_progress(policy, finished sessions, sessions)``.
 OnProgress = Callable[[str, int, int], None]
+#: The policy that a sidecar is.
+SIDECAR = "sidecar"
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """Who is asked, and whose rule the engine has meanwhile."""
+
+    url: RedisURL
+    policy: AgentPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,7 @@ class Demonstration:
     seed: int
     model: str
     runs: dict[str, RealRun]
+    asked: AskedRun | None = None  #: that of the sidecar, which is among the runs too
 
     @property
     def same_tokens(self) -> bool:
@@ -55,6 +69,7 @@ class Demonstration:
             "num_host_blocks": profile.num_host_blocks,
             "block_size": profile.block_size,
             "policies": {name: _figures(run) for name, run in self.runs.items()},
+            **({"sidecar": _decided(self.asked)} if self.asked is not None else {}),
             "same_tokens": self.same_tokens,
             "commit": commit(),
             "command": command(),
@@ -68,18 +83,37 @@ def demonstrate(
     policies: Sequence[AgentPolicy],
     seed: int,
     on_progress: OnProgress = lambda *_: None,
+    sidecar: Sidecar | None = None,
 ) -> Demonstration:
-    """Runs the held-out trace of a seed in real time, under one policy after the other."""
+    """Runs the held-out trace of a seed in real time, under one policy after the other.
+
+    With a ``sidecar`` once more at last, its decisions asked for ahead over Redis.
+    """
     trace = scenario.trace(seed, "test")
     runs = {}
     for policy in policies:
         report = partial(_report, on_progress, policy.name, trace.num_sessions)
         runs[policy.name] = play_policy(loaded, scenario, policy, trace, WallClock(), report)
-    return Demonstration(scenario, seed, loaded.name, runs)
+    asked = None
+    if sidecar is not None:
+        report = partial(_report, on_progress, SIDECAR, trace.num_sessions)
+        asked = play_asked(
+            loaded, scenario, sidecar.policy, trace, sidecar.url, WallClock(), report
+        )
+        runs[SIDECAR] = asked.run
+    return Demonstration(scenario, seed, loaded.name, runs, asked)
 
 
 def _report(on_progress: OnProgress, policy: str, total: int, finished: int) -> None:
     on_progress(policy, finished, total)
+
+
+def _decided(asked: AskedRun) -> dict[str, Any]:
+    return {
+        "answered_share": asked_share(asked.reasons),
+        "decisions": {reason.name.lower(): num for reason, num in sorted(asked.reasons.items())},
+        "num_outcomes": asked.num_outcomes,
+    }
 
 
 def _figures(run: RealRun) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rlkv_engine import state as S
 from rlkv_engine.paged.clock import Clock
 from rlkv_engine.paged.measuring import IterationSample, timed_iterations
 from rlkv_engine.paged.trace_player import TracePlayer
+from rlkv_engine.planner import MemoryPlanner
 from rlkv_engine.trace import Trace
 from rlkv_envs.metrics import RunResult, measure
 from rlkv_envs.scenario import Scenario
@@ -38,11 +39,13 @@ def play_policy(
     trace: Trace,
     clock: Clock | None = None,
     on_finished: Callable[[int], None] = lambda _: None,
+    planner: MemoryPlanner | None = None,
 ) -> RealRun:
     """One policy on one trace of a scenario, on a model, to the end of its last session.
 
     Without a clock iterations take what the profile says; ``on_finished`` gets the number of
-    sessions that have finished, whenever it changes.
+    sessions that have finished, whenever it changes. A ``planner`` decides in the policy's place,
+    whose rule still orders the victims.
     """
     policy, table = policy.on(scenario), policy.table(scenario)
     player = TracePlayer(
@@ -52,6 +55,7 @@ def play_policy(
         policy.rule.params(table),
         table,
         policy=policy.compiled(),
+        planner=planner,
         lease_s=policy.rule.leases(scenario.profile, table),
         clock=clock,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,12 @@ from rlkv_engine.config import EngineConfig
 from rlkv_engine.decoding import settle
 from rlkv_engine.errors import IntegrityError
 from rlkv_engine.estimates import PauseTable, fit_pause_table
+from rlkv_engine.facts import NUM_FACTS
 from rlkv_engine.integrity import check_integrity
 from rlkv_engine.jit import jit
 from rlkv_engine.layout import build_state, copy_state, grow_slots
 from rlkv_engine.memory import swap_is_legal
-from rlkv_engine.observe import NUM_FEATURES, observe
+from rlkv_engine.observe import NUM_FEATURES, observe, take_facts
 from rlkv_engine.offers import answer
 from rlkv_engine.profile import Profile
 from rlkv_engine.rule import rule_verb
@@ -37,6 +39,14 @@ class Decision:
     rule_verb: int
 
 
+class Names(NamedTuple):
+    """Who is asked about: the sessions of some paused slots, as the world outside calls them."""
+
+    sessions: list[str]
+    turns: NDArray[np.int64]  # [n], the turn that ended with the pause, from 0
+    tools: list[str]  #: empty where nobody said
+
+
 @jit
 def _run_to_decision(stack: S.State, e: int, until_s: float) -> int:
     return loop.run_to_decision(S.engine_view(stack, e), until_s)
@@ -50,6 +60,11 @@ def _answer(stack: S.State, e: int, verb: int, lease_s: float) -> None:
 @jit
 def _observe(stack: S.State, e: int, out: NDArray[np.float32]) -> None:
     observe(S.engine_view(stack, e), out)
+
+
+@jit
+def _take_facts(stack: S.State, e: int) -> None:
+    take_facts(S.engine_view(stack, e))
 
 
 @jit
@@ -159,6 +174,29 @@ class Engine:
         out = np.zeros(NUM_FEATURES, np.float32)
         _observe(self._stack, 0, out)
         return out
+
+    def facts(self) -> NDArray[np.float64]:
+        """Facts of the open decision, shape ``[NUM_FACTS]`` (``facts.FACTS``); a copy."""
+        if self._stack.n[0, S.DECISION] == 0:
+            raise RuntimeError("no decision is open: call next_decision first")
+        _take_facts(self._stack, 0)
+        return self._stack.f[0, S.FACTS : S.FACTS + NUM_FACTS].copy()
+
+    @property
+    def open_slot(self) -> int:
+        """The slot that the open decision is about."""
+        return int(self._stack.n[0, S.DECISION_SLOT])
+
+    def names_of(self, slots: NDArray[np.int64]) -> Names:
+        """The sessions in some slots, their turns and the tools these have called."""
+        sids, columns = self._stack.slot[0, S.SID, slots], self._stack.slot[0, S.TURN, slots]
+        trace = self.trace
+        tools = trace.tool[columns].tolist()
+        return Names(
+            [trace.session_ids[sid] for sid in sids.tolist()],
+            columns - trace.first_turn[sids],
+            [trace.tools[tool] if tool >= 0 else "" for tool in tools],
+        )
 
     def fork(self) -> Engine:
         """An independent copy with the same future."""

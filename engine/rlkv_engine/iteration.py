@@ -51,6 +51,7 @@ from rlkv_engine.state import (
     PREFILLING,
     QUEUED_WEIGHT,
     RECOMPUTE_S,
+    RECOMPUTED,
     RECOMPUTED_TOKENS,
     RUN,
     SID,
@@ -105,6 +106,7 @@ def _compute_chunk(st: State, s: int) -> None:
     again = min(max(st.slot[VALID, s] - st.slot[COMPUTED, s], 0), chunk)
     st.n[COMPUTED_TOKENS] += chunk
     st.n[RECOMPUTED_TOKENS] += again
+    st.slot[RECOMPUTED, s] += again
     st.f[RECOMPUTE_S] += again * (
         st.f[PREFILL_TOKEN_S] + st.f[PREFILL_TOKEN_CONTEXT_S] * st.slot[COMPUTED, s]
     )

@@ -21,6 +21,7 @@ from rlkv_engine.state import (
     JOB_FLOOR,
     KEEP,
     LATENCY_S,
+    LOADED,
     LOG_COPY_OUT,
     LOG_LOAD,
     NUM_DECODING,
@@ -67,6 +68,7 @@ def _load(st: State, s: int, most: int) -> int:
     block_size = st.n[BLOCK_SIZE]
     block = st.slot[COMPUTED, s] // block_size
     moved = min(most, st.slot[HOST_HI, s] - block)
+    st.slot[LOADED, s] += (block + moved) * block_size - st.slot[COMPUTED, s]
     st.slot[COMPUTED, s] = (block + moved) * block_size
     st.n[BLOCKS_IN] += moved
     log_row(st, LOG_LOAD, st.slot[SID, s], moved)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rlkv_engine import interventions
 from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
+from rlkv_engine.engine import Names
 from rlkv_engine.errors import InputError
 from rlkv_engine.estimates import PauseTable
 from rlkv_engine.jit import jit
@@ -92,6 +93,8 @@ class LiveEngine(SteppedEngine):
             log_rows=log_rows,
         )
         self._table = table
+        # By session: its latest turn that has ended with a tool, and which.
+        self._tools: dict[int, tuple[int, str]] = {}
         self._first_sid = 0  # number of the session in the first columns
         self._stack = self._stack._replace(
             latency=np.zeros((1, 0, self._stack.latency.shape[2])),
@@ -118,6 +121,21 @@ class LiveEngine(SteppedEngine):
     def sid_of(self, slot: int) -> int:
         """Number of the session in a slot."""
         return int(self._stack.slot[0, S.SID, slot]) + self._first_sid
+
+    def names_of(self, slots: NDArray[np.int64]) -> Names:
+        """The sessions in some slots by their numbers, their turns and the tools they called."""
+        sids, columns = self._stack.slot[0, S.SID, slots], self._stack.slot[0, S.TURN, slots]
+        numbers = (sids + self._first_sid).tolist()
+        turns = columns - self._stack.first_turn[sids]
+        told = [self._tools.get(number, (-1, "")) for number in numbers]
+        return Names(
+            [str(number) for number in numbers],
+            turns,
+            [
+                tool if turn == of_turn else ""
+                for turn, (of_turn, tool) in zip(turns.tolist(), told, strict=True)
+            ],
+        )
 
     def phase(self, sid: int) -> int:
         """``state.QUEUED``, ``PREFILL``, ``DECODE`` or ``PAUSED``; one never admitted is QUEUED."""
@@ -166,6 +184,8 @@ class LiveEngine(SteppedEngine):
         goes_on = slots[S.PHASE, slot] != S.PAUSED
         if goes_on and self._generated(slot) == 0:
             raise ValueError(f"session {sid} has generated nothing in this turn yet")
+        first = self._stack.first_turn[slots[S.SID, slot]]
+        self._tools[sid] = int(slots[S.TURN, slot] - first), tool
         row = self._table.rows_for((tool,))[0]
         self._stack.turns[S.TOOL, slots[S.TURN, slot]] = row
         if goes_on:
@@ -198,11 +218,14 @@ class LiveEngine(SteppedEngine):
             self._stack.turns[:, turn - 1] = self._stack.turns[:, turn]
             turn -= 1
             slots[S.TURN, slot] = turn
+            if sid in self._tools:
+                self._tools[sid] = turn - first, self._tools[sid][1]
         self._write_turn(turn + 1, input_tokens, shared_prefix_tokens, max_output_tokens)
         _return_at(self._stack, slot, self.now_s)
 
     def cancel(self, sid: int) -> None:
         """A session ends, whatever it is doing; every block it held on either tier is free."""
+        self._tools.pop(sid, None)
         slot = self.slot_of(sid)
         if slot is None:
             _cancel_waiting(self._stack, sid - self._first_sid)
@@ -249,6 +272,9 @@ class LiveEngine(SteppedEngine):
         slots[S.TURN, living] -= oldest * MAX_TURNS
         n[[S.NUM_SESSIONS, S.NEXT_ARRIVAL, S.NEXT_NEW, S.NUM_FINISHED]] -= oldest
         self._first_sid += oldest
+        # What is logged and not read yet is of the same sessions; LOG_DECODE names none.
+        log = self.log
+        log[log[:, 2] != S.LOG_DECODE, 3] -= oldest
 
 
 def _columns(num_sessions: int) -> dict[str, Any]:

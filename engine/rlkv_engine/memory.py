@@ -251,12 +251,17 @@ def has_host_room(st: State, s: int, take: int) -> bool:
 
 
 @jit
-def swap_is_legal(st: State) -> bool:
-    """Is SWAP possible for the open decision? PRESERVE and DISCARD always are."""
-    s = st.n[DECISION_SLOT]
-    if st.n[DECISION_POINT] == CALL:
+def can_swap(st: State, point: int, s: int, take: int) -> bool:
+    """Is SWAP possible at a decision point? PRESERVE and DISCARD always are."""
+    if point == CALL:
         return st.n[HOST_FREE] > 0
-    return has_host_room(st, s, st.n[DECISION_TAKE])
+    return has_host_room(st, s, take)
+
+
+@jit
+def swap_is_legal(st: State) -> bool:
+    """Is SWAP possible for the open decision?"""
+    return can_swap(st, st.n[DECISION_POINT], st.n[DECISION_SLOT], st.n[DECISION_TAKE])
 
 
 @jit

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rlkv_engine import facts as F
 from rlkv_engine.estimates import BY_TOOL, remaining_s
 from rlkv_engine.jit import jit
-from rlkv_engine.memory import swap_is_legal
+from rlkv_engine.memory import can_swap
 from rlkv_engine.rule import rule_verb
 from rlkv_engine.sessions import arrival_s
 from rlkv_engine.state import (
@@ -25,6 +25,7 @@ from rlkv_engine.state import (
     CALL,
     DECISION_POINT,
     DECISION_SLOT,
+    DECISION_TAKE,
     DISCARD,
     FACTS,
     FIRST_SESSION,
@@ -70,6 +71,7 @@ from rlkv_engine.state import (
     TURN,
     VALID,
     WRITE_THROUGH,
+    ZERO,
     State,
 )
 
@@ -151,17 +153,17 @@ def _log_ratio(copy_s: float, compute_s: float) -> float:
 
 
 @jit
-def legal_rule_verb(st: State, point: int, s: int) -> int:
+def legal_rule_verb(st: State, point: int, s: int, swap_legal: bool) -> int:
     """What the rule's verb amounts to: a SWAP without host room keeps at a CALL, else discards."""
     verb = rule_verb(st, point, s)
-    if verb == SWAP and not swap_is_legal(st):
+    if verb == SWAP and not swap_legal:
         return PRESERVE if point == CALL else DISCARD
     return verb
 
 
 @jit
-def _offer_facts(st: State, facts: F8) -> None:
-    kind = st.n[OFFER_KIND]
+def offer_facts(st: State, point: int, need: int, short: int, wait_s: float, facts: F8) -> None:
+    """What all candidates share, were they asked now for a requester that needs these blocks."""
     facts[F.BLOCK_SIZE] = st.n[BLOCK_SIZE]
     facts[F.NUM_DEVICE_BLOCKS] = st.n[NUM_DEVICE]
     facts[F.NUM_HOST_BLOCKS] = st.n[NUM_HOST]
@@ -171,7 +173,7 @@ def _offer_facts(st: State, facts: F8) -> None:
     facts[F.SWAP_OUT_BLOCK_S] = st.f[OUT_BLOCK_S]
     facts[F.SWAP_IN_BLOCK_S] = st.f[IN_BLOCK_S]
     facts[F.MEAN_PAUSE_S] = st.f[MEAN_PAUSE_S]
-    facts[F.POINT] = kind
+    facts[F.POINT] = point
     facts[F.FREE_BLOCKS] = st.n[FREE]
     facts[F.RECLAIMABLE_BLOCKS] = st.n[RECLAIMABLE]
     facts[F.PENDING_BLOCKS] = st.n[PENDING]
@@ -182,18 +184,24 @@ def _offer_facts(st: State, facts: F8) -> None:
     facts[F.NUM_QUEUED] = st.n[NUM_QUEUE]
     facts[F.NUM_NEW] = st.n[NEXT_ARRIVAL] - st.n[NEXT_NEW]
     facts[F.NUM_PAUSED] = st.n[NUM_PAUSED]
-    facts[F.NEED_BLOCKS] = st.n[OFFER_NEED] if kind != CALL else 0
-    facts[F.SHORT_BLOCKS] = st.n[OFFER_SHORT] if kind != CALL else 0
-    wait = 0.0
-    if kind == NEW:
-        wait = st.f[NOW] - arrival_s(st, st.n[NEXT_NEW])
-    elif kind == RESUME:
-        wait = st.f[NOW] - st.real[REQUESTED_AT, st.n[OFFER_SLOT]]
-    facts[F.WAIT_S] = wait
+    facts[F.NEED_BLOCKS] = need
+    facts[F.SHORT_BLOCKS] = short
+    facts[F.WAIT_S] = wait_s
 
 
 @jit
-def _candidate_facts(st: State, point: int, s: int, facts: F8) -> None:
+def requester_wait_s(st: State, point: int, requester: int) -> float:
+    """How long the head of the queue has waited: a slot, or the first new session (NEW)."""
+    if point == NEW:
+        return st.f[NOW] - arrival_s(st, st.n[NEXT_NEW])
+    if point == RESUME:
+        return st.f[NOW] - st.real[REQUESTED_AT, requester]
+    return 0.0
+
+
+@jit
+def candidate_facts(st: State, point: int, s: int, take: int, rank: int, facts: F8) -> None:
+    """What is a candidate's own, were ``take`` blocks of it asked for now."""
     on_host = st.slot[HOST_HI, s] - st.slot[HOST_LO, s]
     covered = (
         max(0, min(st.slot[KEEP, s], st.slot[HOST_HI, s]) - st.slot[HOST_LO, s])
@@ -211,9 +219,10 @@ def _candidate_facts(st: State, point: int, s: int, facts: F8) -> None:
     facts[F.REMAINING_S] = remaining_s(st, s, BY_TOOL)
     facts[F.LIFE_S] = st.f[NOW] - st.real[ARRIVED_AT, s]
     facts[F.TOOL_WAIT_S] = st.real[PAUSED_S, s] + elapsed
-    facts[F.RANK] = st.n[OFFER_RANK] if point != CALL else 0
-    facts[F.SWAP_IS_LEGAL] = 1.0 if swap_is_legal(st) else 0.0
-    verb = legal_rule_verb(st, point, s)
+    facts[F.RANK] = rank
+    swap_legal = can_swap(st, point, s, take)
+    facts[F.SWAP_IS_LEGAL] = 1.0 if swap_legal else 0.0
+    verb = legal_rule_verb(st, point, s, swap_legal)
     facts[F.RULE_VERB] = SWAP if verb == SWAP_NOW else verb
 
 
@@ -289,7 +298,11 @@ def candidate_features(facts: F8, out: Out) -> None:
 def take_snapshot(st: State) -> None:
     """The offer's facts and its part of the observation, as of now."""
     facts = st.f[FACTS : FACTS + F.NUM_FACTS]
-    _offer_facts(st, facts)
+    point, need, short = st.n[OFFER_KIND], ZERO, ZERO
+    if point != CALL:
+        need, short = st.n[OFFER_NEED], st.n[OFFER_SHORT]
+    wait_s = requester_wait_s(st, point, st.n[OFFER_SLOT])
+    offer_facts(st, point, need, short, wait_s, facts)
     offer_features(facts, st.f[SNAPSHOT : SNAPSHOT + NUM_OFFER_FEATURES])
 
 
@@ -299,7 +312,9 @@ def take_facts(st: State) -> None:
     point = st.n[DECISION_POINT]
     if point == CALL:
         take_snapshot(st)  # a CALL is an offer of its own, and nothing has changed since
-    _candidate_facts(st, point, st.n[DECISION_SLOT], st.f[FACTS : FACTS + F.NUM_FACTS])
+    rank = st.n[OFFER_RANK] if point != CALL else ZERO
+    facts = st.f[FACTS : FACTS + F.NUM_FACTS]
+    candidate_facts(st, point, st.n[DECISION_SLOT], st.n[DECISION_TAKE], rank, facts)
 
 
 @jit

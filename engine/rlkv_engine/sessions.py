@@ -55,6 +55,7 @@ from rlkv_engine.state import (
     KV_DECODING,
     LEASE_END,
     LET_IN_AT,
+    LOADED,
     LOG_ADMIT,
     LOG_FINISH,
     LOG_PAUSE,
@@ -87,6 +88,7 @@ from rlkv_engine.state import (
     QUEUE,
     QUEUED,
     QUEUED_WEIGHT,
+    RECOMPUTED,
     REQUESTED_AT,
     REQUEUE_TO_TAIL,
     RETURN_AT,
@@ -164,6 +166,8 @@ def admit_new(st: State, need: int) -> None:
     st.slot[ASKED, s] = 0
     st.slot[STALLED, s] = 0
     st.slot[CALLED, s] = 0
+    st.slot[LOADED, s] = 0
+    st.slot[RECOMPUTED, s] = 0
     st.real[ARRIVED_AT, s] = arrival_s(st, sid)
     st.real[KEY, s] = st.real[ARRIVED_AT, s]
     st.real[REQUESTED_AT, s] = st.real[ARRIVED_AT, s]
@@ -310,6 +314,8 @@ def return_first(st: State) -> None:
         st.slot[HOST_LO, s] = low
         st.slot[HOST_HI, s] = full
     st.slot[GENERATED, s] = 0
+    st.slot[LOADED, s] = 0
+    st.slot[RECOMPUTED, s] = 0
     st.slot[TARGET, s] = st.turns[INPUT_TOKENS, turn]
     st.real[REQUESTED_AT, s] = st.real[RETURN_AT, s]
     if st.n[REQUEUE_TO_TAIL] == 1:

@@ -69,6 +69,8 @@ CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
     DUE,  # iteration before which a running session has to be looked at; NEVER: nothing is planned
     CALLED,  # 1: its CALL is answered
     WHERE,  # its position in PAUSED_LIST
+    LOADED,  # tokens of this turn's prompt that were copied in from the host
+    RECOMPUTED,  # tokens computed again in this turn
     # Lists of slots, as long as NUM_RUN, NUM_QUEUE, NUM_PAUSED, NUM_PAUSED and NUM_FREE_SLOTS say.
     RUN,  # PREFILL and DECODE, by priority
     PREFILLING,  # those of RUN in PREFILL, by priority; NUM_RUN - NUM_DECODING of them
@@ -78,7 +80,7 @@ CALL, NEW, RESUME, GROW = (_constant(k) for k in range(4))
     FREE_SLOTS,
     SCRATCH,
     FIFO_LINKS,  # here the links of the queues start: next and previous slot of each, see fifo.py
-) = range(29)
+) = range(31)
 
 # Queues of slots, oldest first: fifo.py.
 RECLAIM_QUEUE, SWAP_OUT_QUEUE, WRITE_THROUGH_QUEUE = (_constant(k) for k in range(3))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from rlkv_engine import loop
 from rlkv_engine import state as S
-from rlkv_engine.engine import Engine
+from rlkv_engine.asked import plan_to_decision
+from rlkv_engine.engine import Decision, Engine
 from rlkv_engine.errors import IntegrityError
 from rlkv_engine.events import next_event_s
 from rlkv_engine.interventions import drop_copy
@@ -117,6 +118,15 @@ class SteppedEngine(Engine):
             self._viewed, self._view = self._stack, S.one_engine(self._stack, 0)
         return self._view
 
+    @property
+    def stack(self) -> S.State:
+        """The state as compiled functions take it: a stack with this engine alone."""
+        return self._stack
+
+    def grow(self) -> None:
+        """Twice as many slots: what a plan that is FULL asks for."""
+        self._stack = grow_slots(self._stack)
+
     def move_clock(self, now_s: float) -> None:
         """Virtual time moves on to ``now_s``, seconds; never back."""
         dt = now_s - self.now_s
@@ -125,9 +135,19 @@ class SteppedEngine(Engine):
 
     def plan_memory(self, policy: loop.Policy) -> None:
         """Events, growth and admissions of the next iteration; ``policy`` answers decisions."""
-        self._stack.n[0, S.LOG_ROWS] = 0
+        self.begin_plan()
         while _plan_memory(self._stack, 0, policy) == loop.FULL:
-            self._stack = grow_slots(self._stack)
+            self.grow()
+
+    def begin_plan(self) -> None:
+        """What was logged is forgotten: the next iteration is planned. See ``plan_to_decision``."""
+        self._stack.n[0, S.LOG_ROWS] = 0
+
+    def plan_to_decision(self) -> Decision | None:
+        """Like ``plan_memory``, up to a decision that is to be answered; None: all is planned."""
+        while (state := plan_to_decision(self._stack, 0)) == loop.FULL:
+            self.grow()
+        return self._decision() if state == loop.DECIDE else None
 
     def start_iteration(self, longest_idle_s: float = math.inf) -> IterationPlan | None:
         """The batch and the copies of this iteration; None where nothing is left to do.

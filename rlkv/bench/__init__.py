@@ -74,6 +74,12 @@ def _decision_api(size: Size) -> dict[str, Any]:
     return decision_api(size)
 
 
+def _sidecar(size: Size) -> dict[str, Any]:
+    from rlkv.bench.sidecar import sidecar
+
+    return sidecar(size)
+
+
 #: Every bench by name, in the order of ``rlkv bench all``; imports what it needs when it runs.
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "sim": _sim,
@@ -84,6 +90,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "fidelity": _fidelity,
     "swap": _swap,
     "resume": _resume,
+    "sidecar": _sidecar,
     "decision-api": _decision_api,
 }
 
@@ -104,6 +111,10 @@ AIMS: dict[str, tuple[str, float]] = {
     },
     "worst_error_ratio": ("<=", 0.03),
     "copy_over_memcpy": (">=", 0.9),
+    "round_trip_16_over_ping": ("<=", 8.0),
+    "decisions_per_s_128": (">=", 1e6),
+    "ask_us": ("<=", 20.0),
+    "pace_dead_over_none": (">=", 0.99),
     "iteration_slowed_ratio": ("<=", 1.05),
     "gather_over_copy": (">=", 0.9),
     "scatter_over_copy": (">=", 0.9),

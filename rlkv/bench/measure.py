@@ -57,6 +57,8 @@ class Size:
     fidelity_seeds: int = 4
     http_requests: int = 3000
     resume_contexts: Sequence[int] = (64, 256, 1024, 4096)
+    sidecar_requests: int = 2000  #: of each kind
+    pace_rounds: int = 40  #: in each of which every way of asking has its iterations
 
 
 def median_cpu_s(run: Callable[[], object], repetitions: int) -> float:

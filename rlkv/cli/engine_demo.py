@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from rlkv.cli.model_options import Device, Dtype, Model, Threads
 from rlkv.cli.output import AsJson, check_writable
+from rlkv.cli.serve import REDIS_VARIABLE
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,8 +41,22 @@ def demo_command(
     ] = 0.4,
     context: Annotated[int, typer.Option(help="Longest context, tokens.")] = 512,
     policies: Annotated[
-        str, typer.Option(help="Rules with commas between, each with its plain constants.")
+        str,
+        typer.Option(
+            "--policies",
+            "--policy",
+            help="Rules with commas between, each with its plain constants; `sidecar` is asked"
+            " over Redis.",
+        ),
     ] = DEFAULT_POLICIES,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            envvar=REDIS_VARIABLE,
+            help="Where a sidecar is asked; without it one of its own is started, with the first"
+            " bundle.",
+        ),
+    ] = None,
     bundle: Annotated[
         list[Path] | None, typer.Option(help="A trained bundle; may be given several times.")
     ] = None,
@@ -60,9 +76,10 @@ def demo_command(
 
     from rlkv.calibration import Sizes, calibrate
     from rlkv.cli.progress import progress_bars
-    from rlkv.engine_demo import demonstrate
+    from rlkv.engine_demo import SIDECAR, Sidecar, demonstrate
     from rlkv.engine_setup import load
     from rlkv.miniature_scenario import miniature_scenario
+    from rlkv.own_sidecar import own_sidecar
     from rlkv.report.engine_picture import demonstration_png
     from rlkv_agents.bundle import load_bundle
     from rlkv_agents.policy import AgentPolicy
@@ -70,18 +87,26 @@ def demo_command(
     from rlkv_agents.shipped import bundle_folder
     from rlkv_engine.profile import load_profile
     from rlkv_envs.traces.whole_file import write_files
+    from rlkv_service.redis_url import RedisURL
 
     if sessions < 1 or concurrent <= 0 or memory <= 0:
         raise InputError("--sessions, --concurrent and --memory must be above 0")
     names = [name.strip() for name in policies.split(",") if name.strip()]
-    chosen = [AgentPolicy(name, make_rule(name)) for name in names]
-    chosen += [
-        load_bundle(bundle_folder(folder)).policy
-        for folder in ([Path("universal")] if bundle is None else bundle)
-    ]
+    chosen = [AgentPolicy(name, make_rule(name)) for name in names if name != SIDECAR]
+    folders = [Path("universal")] if bundle is None else bundle
+    learned = [load_bundle(bundle_folder(folder)).policy for folder in folders]
+    if SIDECAR in names and not learned:
+        raise InputError("a sidecar needs a --bundle")
+    url = None if redis is None else RedisURL.parse(redis)
     check_writable(out)
     loaded = load(model, device, dtype, threads)
-    with progress_bars() as on_progress:
+    with ExitStack() as stack:
+        on_progress = stack.enter_context(progress_bars())
+        sidecar = None
+        if SIDECAR in names:
+            if url is None:
+                url = stack.enter_context(own_sidecar(folders[0]))
+            sidecar = Sidecar(url, learned[0])
         if profile is None:
             measured = calibrate(loaded, Sizes(), rounds=_ROUNDS, on_progress=on_progress).profile
         else:
@@ -94,7 +119,9 @@ def demo_command(
             num_concurrent=concurrent,
             memory=memory,
         )
-        demonstration = demonstrate(loaded, scenario, chosen, seed, on_progress)
+        demonstration = demonstrate(
+            loaded, scenario, [*chosen, *learned], seed, on_progress, sidecar
+        )
     record = demonstration.record()
     write_files(
         out,
@@ -145,4 +172,10 @@ def _table(record: dict[str, Any]) -> Table:
         "ms a generated token, pauses excluded; ms from tool return to the next token."
         f" Every session's tokens are {same} under every policy."
     )
+    if (sidecar := record.get("sidecar")) is not None:
+        decided = ", ".join(f"{num} {reason}" for reason, num in sidecar["decisions"].items())
+        table.caption += (
+            f" The sidecar answered {sidecar['answered_share']:.1%} of its decisions in time"
+            f" ({decided}) and was told of {sidecar['num_outcomes']} outcomes."
+        )
     return table

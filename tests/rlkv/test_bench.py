@@ -53,7 +53,10 @@ TINY = Size(
     fidelity_rules=("house",),
     fidelity_sessions=3,
     fidelity_seeds=1,
+    http_requests=16,
     resume_contexts=(64, 256),
+    sidecar_requests=40,
+    pace_rounds=1,
 )
 
 

@@ -21,6 +21,7 @@ from rlkv_engine.paged.context import Context
 from rlkv_engine.paged.copies import copy_engine
 from rlkv_engine.paged.executor import Executor
 from rlkv_engine.paged.sampling import Sampling
+from rlkv_engine.planner import MemoryPlanner, PolicyPlanner
 from rlkv_engine.profile import Profile
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class PagedEngine:
         rule: ``rlkv_engine.rule.RULE_SIZE`` numbers.
         table: what is known of pauses, by tool.
         policy: answers the decisions; without one the rule does.
+        planner: answers them in the place of a policy, see planner.py.
         config: switches of the scheduler.
         prefix_caching: whether sessions use what others have computed of their prompt.
         clock: the time; without one that of the wall.
@@ -85,13 +87,14 @@ class PagedEngine:
         table: PauseTable,
         *,
         policy: Policy = RULE_POLICY,
+        planner: MemoryPlanner | None = None,
         config: EngineConfig | None = None,
         lease_s: NDArray[np.float64] | None = None,
         prefix_caching: bool = True,
         clock: Clock | None = None,
     ) -> None:
         self._max_tokens = loaded.config.max_position_embeddings
-        self._policy = policy
+        self._planner = planner or PolicyPlanner(policy)
         self._clock = clock or WallClock()
         self._engine = LiveEngine(profile, rule, table, config=config, lease_s=lease_s)
         self._sessions: dict[int, _Session] = {}
@@ -224,7 +227,7 @@ class PagedEngine:
         """
         engine = self._engine
         engine.move_clock(self._clock.now_s())
-        engine.plan_memory(self._policy)
+        self._planner.plan_memory(engine)
         self._executor.follow()
         self._executor.use_prefixes()
         plan = engine.start_iteration(_IDLE_ITERATIONS * self.profile.iteration_s)

@@ -22,6 +22,7 @@ from rlkv_engine.paged.clock import Clock
 from rlkv_engine.paged.context import Context
 from rlkv_engine.paged.copies import copy_engine
 from rlkv_engine.paged.executor import Executor
+from rlkv_engine.planner import MemoryPlanner, PolicyPlanner
 from rlkv_engine.profile import Profile
 from rlkv_engine.stepped import IterationPlan, SteppedEngine
 from rlkv_engine.trace import Trace
@@ -44,6 +45,7 @@ class TracePlayer:
         rule: ``rlkv_engine.rule.RULE_SIZE`` numbers.
         table: what is known of pauses.
         policy: answers the decisions; without one the rule does.
+        planner: answers them in the place of a policy, see planner.py.
         config: switches of the scheduler.
         lease_s: leases by row of ``table``.
         clock: without one, iterations take what the profile says.
@@ -63,6 +65,7 @@ class TracePlayer:
         table: PauseTable,
         *,
         policy: Policy = RULE_POLICY,
+        planner: MemoryPlanner | None = None,
         config: EngineConfig | None = None,
         lease_s: NDArray[np.float64] | None = None,
         clock: Clock | None = None,
@@ -73,7 +76,8 @@ class TracePlayer:
             profile, trace, rule, table=table, config=config, lease_s=lease_s, log_rows=log_rows
         )
         self._clock = clock
-        self._policy, self._seed, self._trace = policy, seed, trace
+        self._planner = planner or PolicyPlanner(policy)
+        self._seed, self._trace = seed, trace
         self._vocab_size = loaded.config.vocab_size
         self._contexts: dict[int, Context] = {}
         self._outputs: dict[int, list[int]] = {}
@@ -95,7 +99,7 @@ class TracePlayer:
         engine, clock = self.engine, self._clock
         if clock is not None:
             engine.move_clock(clock.now_s())
-        engine.plan_memory(self._policy)
+        self._planner.plan_memory(engine)
         self._begin_turns()
         self.executor.follow()
         idle_s = math.inf if clock is None else _IDLE_ITERATIONS * engine.profile.iteration_s

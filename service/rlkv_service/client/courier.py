@@ -1,10 +1,15 @@
-"""The one background thread of an engine's client: everything that touches the network."""
+"""The one background thread of an engine's client: everything that touches the network.
+
+Whoever hands something over must not give up the interpreter's lock for it, or he waits until this
+thread and others have done their work. To write to a socket gives it up, to put something into a
+queue does not. So with nothing under way this thread sleeps on a queue, and with something under
+way it polls its sockets, and looks every millisecond at what was handed over meanwhile.
+"""
 
 from __future__ import annotations
 
 import math
-import select
-import socket
+import queue
 import threading
 import time
 from collections import deque
@@ -25,6 +30,11 @@ from rlkv_service.columns import DecisionRows, VerdictRows
 from rlkv_service.redis_errors import RedisError
 from rlkv_service.schema import Reason
 
+#: How long what is handed over may wait while something is under way, seconds.
+_LOOK_S = 0.001
+#: A connection that was closed while nothing is under way is noticed by then, seconds.
+_IDLE_LOOK_S = 1.0
+
 
 class Courier:
     """A daemon thread that takes rows to a sidecar and brings verdicts back."""
@@ -40,10 +50,8 @@ class Courier:
         self._handed: deque[tuple[DecisionRows, Any, float]] = deque()
         #: Verdicts that nobody has collected yet.
         self.arrived: deque[tuple[Any, VerdictRows]] = deque()
-        self._wake_out, self._wake_in = socket.socketpair()
-        self._wake_out.setblocking(False)
-        self._wake_in.setblocking(False)
-        self._is_asleep = False
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._has_news, self._is_asleep = False, False
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="rlkv-engine-client", daemon=True)
         self._thread.start()
@@ -55,11 +63,10 @@ class Courier:
 
     def wake(self) -> None:
         """There is something to do."""
+        self._has_news = True
         if self._is_asleep:
             self._is_asleep = False
-            # Full: it will wake. Closed: it has ended.
-            with suppress(OSError):
-                self._wake_out.send(b"\0")
+            self._bell.put(None)
 
     @property
     def num_under_way(self) -> int:
@@ -70,15 +77,13 @@ class Courier:
     def close(self) -> None:
         """Ends the thread, after a last try to write outcomes that wait."""
         self._is_closing = True
-        self._is_asleep = True
         self.wake()
         self._thread.join(CLOSE_TIMEOUT_S)
 
     def abandon(self) -> None:
         """In a child of ``fork``: closes its copies of the sockets, and waits for nothing."""
-        for each in (self._link, self._wake_in, self._wake_out):
-            if each is not None:
-                each.close()
+        if self._link is not None:
+            self._link.close()
 
     def _run(self) -> None:
         try:
@@ -90,6 +95,7 @@ class Courier:
 
     def _step(self) -> None:
         """Sends what is there, waits for what comes, delivers it."""
+        self._has_news = False
         now_s = time.monotonic()
         if self._link is None and (not self._breaker.is_open or now_s >= self._breaker.probe_at_s):
             self._connect()
@@ -101,25 +107,23 @@ class Courier:
             return
         try:
             self._send(link)
-            self._is_asleep = True
-            # Whoever hands something over from here on wakes us.
-            link.wait(
-                0.0 if self._handed or self._is_closing else link.exchange.next_s(self._outbox)
-            )
-            self._is_asleep = False
+            until_s = link.exchange.next_s(self._outbox)
+            if not link.is_busy:
+                self._sleep(min(until_s, time.monotonic() + _IDLE_LOOK_S))
+                if self._has_news:
+                    return
+                until_s = 0.0
+            link.wait(min(until_s, time.monotonic() + _LOOK_S))
         except RedisError as error:
             link.exchange.at(time.monotonic())
             link.exchange.lost(error)
             link.close()
         self._deliver(link.exchange.take_settled())
         self._look_after(link)
-        self._drain()
 
     def _connect(self) -> None:
         try:
-            self._link = PolledLink(
-                self._address, self._breaker, self._tally, self._backoff, self._wake_in.fileno()
-            )
+            self._link = PolledLink(self._address, self._breaker, self._tally, self._backoff)
         except RedisError as error:
             self._tally.error(error)
             self._breaker.unreachable(time.monotonic())
@@ -163,15 +167,11 @@ class Courier:
                 self._tally.add(verdicts.reason)
 
     def _sleep(self, until_s: float) -> None:
-        poll = select.poll()
-        poll.register(self._wake_in, select.POLLIN)
+        """Until somebody rings, or the time has come."""
         self._is_asleep = True
-        left_s = 0.0 if self._handed or self._is_closing else until_s - time.monotonic()
-        poll.poll(None if left_s == math.inf else max(0.0, 1e3 * left_s))
+        # Whoever has news from here on rings.
+        if not self._has_news:
+            left_s = until_s - time.monotonic()
+            with suppress(queue.Empty):
+                self._bell.get(timeout=None if left_s == math.inf else max(0.0, left_s))
         self._is_asleep = False
-        self._drain()
-
-    def _drain(self) -> None:
-        with suppress(BlockingIOError):
-            while self._wake_in.recv(4096):
-                pass

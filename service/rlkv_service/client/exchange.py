@@ -172,6 +172,11 @@ class Exchange:
         return self._probe_is_out
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether something is to come: an answer, or word of outcomes."""
+        return self._is_recording or len(self._book) > 0
+
+    @property
     def num_under_way(self) -> int:
         """Requests that have not ended."""
         return len(self._book)

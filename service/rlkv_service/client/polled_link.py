@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import select
 import time
@@ -35,16 +34,13 @@ class PolledLink:
         breaker: told what comes of requests.
         tally: counts what goes wrong.
         backoff: for outcomes that cannot be written.
-        wake_fd: that it can be read ends ``wait``.
 
     Raises:
         RedisError: the server cannot be reached, or refuses who we are; from any method that the
             connection is lost.
     """
 
-    def __init__(
-        self, address: Address, breaker: Breaker, tally: Tally, backoff: Backoff, wake_fd: int
-    ) -> None:
+    def __init__(self, address: Address, breaker: Breaker, tally: Tally, backoff: Backoff) -> None:
         clock = ServerClock()
         self._asking = RespConnection(address.url, CONNECT_TIMEOUT_S)
         try:
@@ -61,8 +57,8 @@ class PolledLink:
             time.monotonic(),
         )  # fmt: skip
         self._poll = select.poll()
-        for fd in (self._asking.fileno(), self._answers.fileno(), wake_fd):
-            self._poll.register(fd, select.POLLIN)
+        for connection in (self._asking, self._answers):
+            self._poll.register(connection.fileno(), select.POLLIN)
         try:
             self._wait_for_answers()
         except RedisError:
@@ -83,9 +79,8 @@ class PolledLink:
             self._send(raw)
 
     def wait(self, until_s: float) -> None:
-        """Sends and receives what it can, once there is something to do or the time has come."""
-        left_s = until_s - time.monotonic()
-        ready = self._poll.poll(None if left_s == math.inf else max(0.0, 1e3 * left_s))
+        """Sends and receives what it can, once something can be, or the time has come."""
+        ready = self._poll.poll(max(0.0, 1e3 * (until_s - time.monotonic())))
         self.exchange.at(time.monotonic())
         for fd, events in ready:
             if fd == self._asking.fileno():
@@ -97,6 +92,11 @@ class PolledLink:
                 self._receive(self._answers, self._answers_line)
                 if self._answers_line.is_idle:
                     self._wait_for_answers()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is to come or to go."""
+        return self.exchange.is_waiting or bool(self._unsent)
 
     @property
     def server_answers(self) -> bool:

@@ -128,15 +128,18 @@ class Answering:
 def _read_columns(body: bytes) -> DecisionRequest:
     try:
         return decode(body, DecisionRequest)
-    except UnicodeDecodeError as error:
-        raise Problem("unreadable", f"a text of it is not UTF-8: {error}") from error
     except SchemaError as error:
-        reason = str(error)
+        reason, is_text = str(error), not isinstance(error.__cause__, UnicodeError)
     try:
-        check_version(version_of(body)[0])
-    except (SchemaError, UnicodeDecodeError) as error:
-        kind = "version" if "of version" in str(error) else "unreadable"
-        raise Problem(kind, str(error), pointer="#/v" if kind == "version" else None) from error
+        version, _ = version_of(body)
+    except SchemaError as error:
+        raise Problem("unreadable", str(error)) from error
+    try:
+        check_version(version)
+    except SchemaError as error:
+        raise Problem("version", str(error), pointer="#/v") from error
+    if not is_text:
+        raise Problem("unreadable", reason)
     raise Problem("field", reason, pointer="#")
 
 

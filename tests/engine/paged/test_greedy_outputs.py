@@ -14,6 +14,7 @@ from rlkv_engine.paged.attention import default_attention
 from rlkv_engine.paged.clock import SimulatedClock
 from rlkv_engine.paged.engine import PagedEngine
 from rlkv_engine.paged.loading import LoadedModel, load_model
+from rlkv_engine.planner import PolicyPlanner
 from tests.engine.paged.small_engine import (
     BLOCK_SIZE,
     VERBS,
@@ -71,7 +72,8 @@ def resumed(loaded: LoadedModel, length: int, seed: int, corrupt: bool = False) 
     engine = engine_of(loaded)
     prompt = random.integers(200, size=length - 1).tolist()
     session = engine.add_session(prompt, max_new_tokens=2)
-    engine._policy = one_verb(VERBS[seed]) if seed < 3 else mixed_verbs(random.normal(size=3), seed)
+    policy = one_verb(VERBS[seed]) if seed < 3 else mixed_verbs(random.normal(size=3), seed)
+    engine._planner = PolicyPlanner(policy)
     finish(engine, session)
     engine.pause(session, "search")
     for _ in range(3):
@@ -79,7 +81,9 @@ def resumed(loaded: LoadedModel, length: int, seed: int, corrupt: bool = False) 
     # Each takes nearly all memory; where everything is preserved it waits, and leaves again.
     for size in (86, 70):
         if seed >= 3:
-            engine._policy = mixed_verbs(random.normal(size=3), int(random.integers(100)))
+            engine._planner = PolicyPlanner(
+                mixed_verbs(random.normal(size=3), int(random.integers(100)))
+            )
         stranger = engine.add_session(random.integers(200, size=size).tolist(), max_new_tokens=2)
         for _ in range(60):
             if any(token.session == stranger and token.end for token in engine.step()):

@@ -11,6 +11,7 @@ from rlkv_engine import state as S
 from rlkv_engine.errors import InputError
 from rlkv_engine.paged.engine import PagedEngine, Token
 from rlkv_engine.paged.sampling import Sampling
+from rlkv_engine.planner import PolicyPlanner
 from tests.engine.paged.small_engine import (
     BLOCK_SIZE,
     VERBS,
@@ -265,7 +266,9 @@ def test_verbs_mixed_at_random_never_change_a_token(
     for step in range(3000):
         if step % 7 == 0:
             # The policy changes in the middle.
-            engine._policy = mixed_verbs(random.normal(size=3), int(random.integers(changes)))
+            engine._planner = PolicyPlanner(
+                mixed_verbs(random.normal(size=3), int(random.integers(changes)))
+            )
         for token in engine.step():
             if not token.end:
                 continue

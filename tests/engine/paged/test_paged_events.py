@@ -17,6 +17,7 @@ from rlkv_engine.paged import copies
 from rlkv_engine.paged.arena import KVShape, build_arena
 from rlkv_engine.paged.copies import Copy, ThreadCopies, copy_blocks
 from rlkv_engine.paged.engine import PagedEngine
+from rlkv_engine.planner import PolicyPlanner
 from tests.engine.paged.small_engine import (
     FailingCopies,
     assert_right_tokens,
@@ -116,7 +117,7 @@ class World:
 
     def change_policy(self) -> None:
         bias = self.random.normal(scale=2.0, size=3)
-        self.engine._policy = mixed_verbs(bias, int(self.random.integers(100)))
+        self.engine._planner = PolicyPlanner(mixed_verbs(bias, int(self.random.integers(100))))
 
     def step(self) -> None:
         for token in self.engine.step():

@@ -13,7 +13,7 @@ from rlkv_service.decision_api.options import ApiOptions
 from rlkv_service.decision_api.tokens import add_token
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from tests.service.decision_api.running_api import PATIENCE_S, new_service, running_api
-from tests.service.decision_api.traffic import TOOLS, traffic
+from tests.service.decision_api.traffic import TOOLS, estimates, traffic
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -73,7 +73,7 @@ def open_page(browser: Any, url: str, size: str = "desktop", scheme: str = "ligh
 
 
 def test_it_shows_what_happens(browser: Any, valkey: EmbeddedValkey) -> None:
-    service = new_service(valkey.url, shadow=True)
+    service = new_service(valkey.url, shadow=True, estimates=estimates())
     with running_api(service) as api:
         pages = [
             (open_page(browser, f"{api.url}/", size, scheme), size)
@@ -101,6 +101,8 @@ def test_it_shows_what_happens(browser: Any, valkey: EmbeddedValkey) -> None:
             assert page.locator("img").count() == 0
             hostile = next(name for name in TOOLS if "<" in name)
             assert page.locator("#tools th", has_text=hostile).count() >= 1
+            seen, predicted = page.text_content("#tools tbody tr td:nth-child(4)").split(" / ")
+            assert seen.endswith(" s") and predicted.endswith(" s")
             assert page.locator("#pools tbody tr").count() == 2
             assert page.locator("#latest tbody tr").count() == 12
             assert page.is_visible("#shadow")
