@@ -68,6 +68,12 @@ def _resume(size: Size) -> dict[str, Any]:
     return resume(size)
 
 
+def _answer_age(size: Size) -> dict[str, Any]:
+    from rlkv.bench.answer_age import answer_age
+
+    return answer_age(size)
+
+
 #: Every bench by name, in the order of ``rlkv bench all``; imports what it needs when it runs.
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "sim": _sim,
@@ -78,6 +84,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "fidelity": _fidelity,
     "swap": _swap,
     "resume": _resume,
+    "answer-age": _answer_age,
 }
 
 #: Benches that need a GPU, and are no part of ``all``.

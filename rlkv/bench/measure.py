@@ -55,6 +55,10 @@ class Size:
     fidelity_sessions: int = 60  #: of each trace
     fidelity_seeds: int = 2
     resume_contexts: Sequence[int] = (64, 256, 1024, 4096)
+    age_scenarios: Sequence[str] = ("crossover-slow", "coding")
+    answer_ages: Sequence[int] = (1, 4, 16, 64)  #: iterations
+    age_sessions: int | None = None  #: of each trace; None: as many as the scenario has
+    age_seeds: int = 16
 
 
 def median_cpu_s(run: Callable[[], object], repetitions: int) -> float:

@@ -26,8 +26,8 @@ def bench_command(
     name: Annotated[
         str,
         typer.Argument(
-            help="sim, env, train, inference, engine, fidelity, swap, resume, all of these (all),"
-            " or gpu."
+            help="sim, env, train, inference, engine, fidelity, swap, resume, answer-age, all of"
+            " these (all), or gpu."
         ),
     ],
     as_json: AsJson = False,

@@ -53,6 +53,9 @@ TINY = Size(
     fidelity_sessions=3,
     fidelity_seeds=1,
     resume_contexts=(64, 256),
+    answer_ages=(2,),
+    age_sessions=12,
+    age_seeds=1,
 )
 
 
