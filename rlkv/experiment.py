@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from rlkv.provenance import command, commit, machine
 from rlkv_agents.decision_map import decision_map
-from rlkv_agents.evaluate import evaluate, paired_ratio, summarize
+from rlkv_agents.evaluate import evaluate, paired_ratio, run_policy, summarize
 from rlkv_agents.load_sweep import load_sweep
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.timeline import memory_timeline
 from rlkv_agents.train import START_RULE
+from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
 from rlkv_engine.state import NEW, RESUME
+from rlkv_engine.trace import Trace
+from rlkv_envs.metrics import RunResult
 from rlkv_envs.scenario import Scenario
 from rlkv_envs.workloads import Split
+from rlkv_service.asking.ahead import asked_share
+from rlkv_service.asking.in_place import InPlaceAsking, run_asked
 
 RECORD_VERSION = 1
 #: Paired test seeds of an evaluation.
@@ -32,15 +39,19 @@ def evaluation_record(
     seeds: Sequence[int] = DEFAULT_SEEDS,
     split: Split = "test",
     on_run: Callable[[], None] = lambda: None,
+    asked: Mapping[str, InPlaceAsking] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Every policy on the traces of every seed, paired, against the best rule.
+
+    Of policies in ``asked`` only the rule is in the engine: somebody else decides.
 
     Raises:
         InputError: no seeds, or no rule among the policies.
     """
     if not seeds:
         raise InputError("at least one seed is needed")
-    results = evaluate(scenario, policies, seeds, split, on_run=on_run)
+    run = partial(_run, asked)
+    results = evaluate(scenario, policies, seeds, split, on_run=on_run, run=run)
     entries: dict[str, Any] = {}
     for policy in policies:
         entries[policy.name] = summarize(results[policy.name]) | {
@@ -49,7 +60,10 @@ def evaluation_record(
             "constants": {k: getattr(policy.rule, k) for k in type(policy.rule).grid},
             "sees_future": policy.sees_future,
         }
-    rules = [p.name for p in policies if not p.sees_future and p.name != learned]
+        if policy.name in asked:
+            entries[policy.name] |= {"source": "asked"} | _decided(asked[policy.name])
+    others = {learned, *asked}
+    rules = [p.name for p in policies if not p.sees_future and p.name not in others]
     if not rules:
         raise InputError("at least one rule that does not see the future is needed")
     best = min(rules, key=lambda name: entries[name]["normalized_latency_s"]["mean"])
@@ -64,6 +78,27 @@ def evaluation_record(
         "commit": commit(),
         "command": command(),
         "machine": machine(),
+    }
+
+
+def _run(
+    asked: Mapping[str, InPlaceAsking],
+    scenario: Scenario,
+    policy: AgentPolicy,
+    trace: Trace,
+    config: EngineConfig | None,
+) -> RunResult:
+    if policy.name not in asked:
+        return run_policy(scenario, policy, trace, config)
+    return run_asked(scenario, policy, trace, asked[policy.name], config)
+
+
+def _decided(asking: InPlaceAsking) -> dict[str, Any]:
+    reasons = sorted(asking.reasons.items())
+    return {
+        "answered_share": asked_share(asking.reasons),
+        "decisions": {reason.name.lower(): num for reason, num in reasons},
+        "policy_version": asking.policy_version,
     }
 
 

@@ -41,6 +41,10 @@ def run_policy(
     return measure(engine.state)
 
 
+#: Runs a policy on a trace of a scenario, with switches of the scheduler.
+Run = Callable[[Scenario, AgentPolicy, Trace, EngineConfig | None], RunResult]
+
+
 def evaluate(
     scenario: Scenario,
     policies: Sequence[AgentPolicy],
@@ -48,8 +52,11 @@ def evaluate(
     split: Split = "test",
     config: EngineConfig | None = None,
     on_run: Callable[[], None] = lambda: None,
+    run: Run = run_policy,
 ) -> dict[str, list[RunResult]]:
     """Every policy on the trace of every seed; ``on_run`` is called after each run.
+
+    ``run`` is how, where not all of them answer inside the engine's loop.
 
     Raises:
         InputError: two policies of one name.
@@ -62,7 +69,7 @@ def evaluate(
     for seed in seeds:
         trace = scenario.trace(seed, split)
         for policy in policies:
-            results[policy.name].append(run_policy(scenario, policy, trace, config))
+            results[policy.name].append(run(scenario, policy, trace, config))
             on_run()
     return results
 

@@ -80,6 +80,12 @@ def _sidecar(size: Size) -> dict[str, Any]:
     return sidecar(size)
 
 
+def _answer_age(size: Size) -> dict[str, Any]:
+    from rlkv.bench.answer_age import answer_age
+
+    return answer_age(size)
+
+
 #: Every bench by name, in the order of ``rlkv bench all``; imports what it needs when it runs.
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "sim": _sim,
@@ -92,6 +98,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "resume": _resume,
     "sidecar": _sidecar,
     "decision-api": _decision_api,
+    "answer-age": _answer_age,
 }
 
 #: Benches that need a GPU, and are no part of ``all``.

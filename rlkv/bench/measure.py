@@ -59,6 +59,10 @@ class Size:
     resume_contexts: Sequence[int] = (64, 256, 1024, 4096)
     sidecar_requests: int = 2000  #: of each kind
     pace_rounds: int = 40  #: in each of which every way of asking has its iterations
+    age_scenarios: Sequence[str] = ("crossover-slow", "coding")
+    answer_ages: Sequence[int] = (1, 4, 16, 64)  #: iterations
+    age_sessions: int | None = None  #: of each trace; None: as many as the scenario has
+    age_seeds: int = 16
 
 
 def median_cpu_s(run: Callable[[], object], repetitions: int) -> float:

@@ -26,8 +26,8 @@ def bench_command(
     name: Annotated[
         str,
         typer.Argument(
-            help="sim, env, train, inference, engine, fidelity, swap, resume, decision-api, all of"
-            " these (all), or gpu."
+            help="sim, env, train, inference, engine, fidelity, swap, resume, sidecar,"
+            " decision-api, answer-age, all of these (all), or gpu."
         ),
     ],
     as_json: AsJson = False,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import uuid
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +34,12 @@ from rlkv_engine.errors import InputError, RlkvError
 if TYPE_CHECKING:
     from rlkv_agents.policy import AgentPolicy
     from rlkv_envs.scenario import Scenario
+    from rlkv_service.redis_url import RedisURL
 
+#: The policy that a sidecar is.
+SIDECAR = "sidecar"
+#: Virtual time waits; a sidecar that does not answer for so long is taken to be gone.
+_DEADLINE_MS = 2000.0
 #: Two runs of one record agree when every mean is this close, relatively.
 AGREEMENT = 1e-9
 
@@ -42,6 +49,8 @@ class ReplayedPolicy(msgspec.Struct):
 
     rule: str
     constants: dict[str, float]
+    #: ``asked``: its verbs came from outside, nobody knows whether they would again.
+    source: str = ""
 
 
 class ReplayedPart(msgspec.Struct):
@@ -79,6 +88,13 @@ def eval_command(
     tune: Annotated[
         bool, typer.Option(help="Tune the rules for this scenario first (about half a minute).")
     ] = True,
+    sidecar: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REDIS_URL",
+            help="A sidecar beside the policies: the simulator asks it for every decision.",
+        ),
+    ] = None,
     replay: Annotated[
         Path | None, typer.Option(help="Run a record again and say whether it agrees.")
     ] = None,
@@ -96,8 +112,9 @@ def eval_command(
     built.check_fits("test", range(seeds))
     if out is not None:
         check_writable(out)
+    url = None if sidecar is None else _redis_url(sidecar)
     policies, learned = _policies(built, bundle, tune)
-    record = _evaluate(built, policies, learned, list(range(seeds)))
+    record = _evaluate(built, policies, learned, list(range(seeds)), url)
     record["inputs"] = scenario_inputs(built, trace, profile)
     record["bundle"] = bundle_place(bundle, out or Path())
     if out is not None:
@@ -111,7 +128,15 @@ def eval_command(
 
     from rlkv.tables import policies_table
 
-    Console().print(policies_table(record))
+    console = Console()
+    console.print(policies_table(record))
+    if url is not None:
+        entry = record["policies"][SIDECAR]
+        decided = ", ".join(f"{num} {reason}" for reason, num in entry["decisions"].items())
+        console.print(
+            f"{SIDECAR}: {entry['policy_version']} answered {entry['answered_share']:.2%} of its"
+            f" decisions ({decided})"
+        )
 
 
 def _policies(scenario: Scenario, bundle: Path, tune: bool) -> tuple[list[AgentPolicy], str]:
@@ -133,16 +158,44 @@ def _policies(scenario: Scenario, bundle: Path, tune: bool) -> tuple[list[AgentP
     return [*policies, loaded], loaded.name
 
 
+def _redis_url(said: str) -> RedisURL:
+    from rlkv_service.redis_url import RedisURL
+
+    return RedisURL.parse(said)
+
+
 def _evaluate(
-    scenario: Scenario, policies: list[AgentPolicy], learned: str | None, seeds: list[int]
+    scenario: Scenario,
+    policies: list[AgentPolicy],
+    learned: str | None,
+    seeds: list[int],
+    sidecar: RedisURL | None = None,
 ) -> dict[str, Any]:
+    from rlkv.asked_engine import rule_of
     from rlkv.cli.progress import progress_bars
     from rlkv.experiment import evaluation_record
     from rlkv_agents.train import counter
+    from rlkv_service.asking.in_place import InPlaceAsking
+    from rlkv_service.client import Client
 
-    with progress_bars() as on_progress:
+    with ExitStack() as stack:
+        asked = {}
+        if sidecar is not None:
+            # Ours is the rule of the bundle: of whatever the sidecar has we only hear the verbs.
+            (ours,) = (policy for policy in policies if policy.name == learned)
+            policies = [*policies, replace(rule_of(ours, scenario), name=SIDECAR)]
+            client = Client(
+                sidecar,
+                engine_id=f"eval-{uuid.uuid4().hex[:12]}",
+                profile_id=scenario.profile.name,
+                deadline_ms=_DEADLINE_MS,
+            )
+            asked[SIDECAR] = InPlaceAsking(stack.enter_context(client).decide)
+        on_progress = stack.enter_context(progress_bars())
         count = counter(on_progress, "eval", len(seeds) * len(policies))
-        return evaluation_record(scenario, policies, learned=learned, seeds=seeds, on_run=count)
+        return evaluation_record(
+            scenario, policies, learned=learned, seeds=seeds, on_run=count, asked=asked
+        )
 
 
 def _replay(path: Path, as_json: bool) -> None:
@@ -178,7 +231,11 @@ def _replayed(part: dict[str, Any], file: Path) -> tuple[Scenario, list[AgentPol
         if not asked.seeds:
             raise InputError("at least one seed is needed")
         scenario.check_fits("test", asked.seeds)
-        rules = {n: make_rule(p.rule, p.constants) for n, p in asked.policies.items()}
+        rules = {
+            n: make_rule(p.rule, p.constants)
+            for n, p in asked.policies.items()
+            if p.source != "asked"
+        }
     except msgspec.ValidationError as error:
         raise InputError(f"the record does not say what to replay: {error}", path=file) from error
     except InputError as error:
@@ -198,7 +255,8 @@ def _replay_one(part: dict[str, Any], file: Path) -> list[dict[str, Any]]:
     scenario, policies, asked = _replayed(part, file)
     again = _evaluate(scenario, policies, asked.learned, asked.seeds)
     rows = []
-    for name, entry in part["policies"].items():
+    for name in again["policies"]:
+        entry = part["policies"][name]
         recorded = entry["normalized_latency_s"]["mean"]
         replayed = again["policies"][name]["normalized_latency_s"]["mean"]
         rows.append(

@@ -57,6 +57,9 @@ TINY = Size(
     resume_contexts=(64, 256),
     sidecar_requests=40,
     pace_rounds=1,
+    answer_ages=(2,),
+    age_sessions=12,
+    age_seeds=1,
 )
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from rlkv.engine_demo import Demonstration, demonstrate
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlkv.engine_demo import Demonstration, Sidecar, demonstrate
 from rlkv.miniature_scenario import miniature_scenario
 from rlkv.report.engine_picture import demonstration_png
 from rlkv_agents.policy import AgentPolicy
@@ -10,6 +16,10 @@ from rlkv_agents.real_engine import play_policy
 from rlkv_agents.rules import make_rule
 from rlkv_engine.profile import Profile
 from rlkv_envs.scenario import Scenario
+from rlkv_service.embedded_valkey import EmbeddedValkey
+from rlkv_service.redis_url import RedisURL
+from rlkv_service.schema import Reason
+from rlkv_service.sidecar import sidecar as service
 from tests.engine.paged.small_engine import tiny_profile
 from tests.engine.paged.summing_model import summing_model
 
@@ -73,3 +83,52 @@ def test_other_tokens_are_noticed() -> None:
     demonstration = Demonstration(small, 0, "summing", runs)
     assert not demonstration.same_tokens
     assert demonstration.other_tokens == ["discard"]
+
+
+@pytest.fixture
+def sidecar_url() -> Iterator[RedisURL]:
+    with tempfile.TemporaryDirectory(prefix="rlkv-") as folder:
+        valkey = EmbeddedValkey(Path(folder))
+        try:
+            with service.Sidecar(valkey.url):
+                yield valkey.url
+        finally:
+            valkey.stop()
+
+
+def test_a_sidecar_decides_and_the_tokens_are_the_same(sidecar_url: RedisURL) -> None:
+    small = scenario(fast())
+    house, *_ = policies()
+    demonstration = demonstrate(
+        summing_model(),  # type: ignore[arg-type]
+        small,
+        [house],
+        seed=0,
+        sidecar=Sidecar(sidecar_url, house),
+    )
+    record, asked = demonstration.record(), demonstration.asked
+    assert asked is not None and record["same_tokens"]
+    assert set(record["policies"]) == {"house", "sidecar"}
+    assert asked.reasons.total() == asked.run.result.num_decisions
+    # Pauses of a few milliseconds may be over before anybody can answer; most calls are in time.
+    assert 0.0 < record["sidecar"]["answered_share"] <= 1.0
+    assert set(asked.reasons) & {Reason.POLICY, Reason.OUTSIDE, Reason.NO_POLICY}
+    trace = small.trace(0, "test")
+    assert record["sidecar"]["num_outcomes"] == trace.num_turns
+
+
+def test_without_an_answer_the_engine_is_served_by_its_rule(tmp_path: Path) -> None:
+    small = scenario(fast())
+    house, *_ = policies()
+    nowhere = RedisURL.parse(f"unix://{tmp_path}/none.sock")
+    demonstration = demonstrate(
+        summing_model(),  # type: ignore[arg-type]
+        small,
+        [house],
+        seed=0,
+        sidecar=Sidecar(nowhere, house),
+    )
+    record = demonstration.record()
+    assert record["same_tokens"]
+    assert record["sidecar"]["answered_share"] == 0.0
+    assert record["sidecar"]["num_outcomes"] == 0

@@ -13,9 +13,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_agents.policy import AgentPolicy
+from rlkv_engine.config import EngineConfig
 from rlkv_engine.engine import Decision, Engine
 from rlkv_engine.state import SWAP, SWAP_NOW
 from rlkv_engine.stepped import SteppedEngine
+from rlkv_engine.trace import Trace
+from rlkv_envs.metrics import RunResult, measure
+from rlkv_envs.scenario import Scenario
 from rlkv_service.columns import DecisionRows, VerdictRows
 from rlkv_service.schema import Reason, Verb
 
@@ -70,3 +75,24 @@ class InPlaceAsking:
         self._verbs[engine.open_slot] = verb
         self.reasons[Reason(int(verdicts.reason[0]))] += 1
         self.policy_version = verdicts.policy_version
+
+
+def run_asked(
+    scenario: Scenario,
+    policy: AgentPolicy,
+    trace: Trace,
+    asking: InPlaceAsking,
+    config: EngineConfig | None = None,
+) -> RunResult:
+    """Like ``evaluate.run_policy``: a trace to its end, its decisions asked for in place."""
+    policy, table = policy.on(scenario), policy.table(scenario)
+    engine = Engine(
+        scenario.profile,
+        trace,
+        policy.rule.params(table),
+        table=table,
+        config=config,
+        lease_s=policy.rule.leases(scenario.profile, table),
+    )
+    asking.run(engine)
+    return measure(engine.state)
