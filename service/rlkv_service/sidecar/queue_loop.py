@@ -150,6 +150,8 @@ class QueueLoop:
                 self._complain(str(reply))
             elif words[0] == "RPUSH" and isinstance(reply, RedisReplyError):
                 self._complain(str(reply))
+            elif words[0] == "RPUSH" and not isinstance(reply, int):
+                raise RedisError(f"no reply to RPUSH: {str(reply)[:80]}")
             elif words[0] == "RPUSH" and reply > MAX_ANSWERS:
                 more.append(("LTRIM", words[1], -MAX_ANSWERS, -1))
         return more
