@@ -61,6 +61,11 @@ class SidecarProcess:
         self.stop()
 
     @property
+    def is_running(self) -> bool:
+        """Whether the process lives, stopped or not."""
+        return self._process.poll() is None
+
+    @property
     def complaints(self) -> str:
         """What it has written to standard error so far."""
         return self._stderr.read_text(errors="replace")
@@ -86,7 +91,7 @@ class SidecarProcess:
 
     def stop(self) -> None:
         """Ends it, and removes its folder."""
-        if self._process.poll() is None:
+        if self.is_running:
             self.resume()
             self._process.terminate()
             try:

@@ -66,11 +66,13 @@ class CheckedAsker:
         self._asked: dict[int, tuple[DecisionRows, Any]] = {}
         self._first = 0  # tags before this one are of a trace that has ended
         self._next = 0
+        self.num_rows = 0  # that were asked about
         self.versions: list[str] = []  # of the policies that answered, in order
 
     def ask(self, rows: DecisionRows, tag: Any) -> bool:
         self._asked[self._next] = (rows, tag)
         self._next += 1
+        self.num_rows += len(rows)
         return self._client.ask(rows, self._next - 1)
 
     def collect(self) -> Sequence[tuple[Any, VerdictRows]]:
@@ -83,6 +85,11 @@ class CheckedAsker:
             if number >= self._first:
                 arrived.append((tag, verdicts))
         return arrived
+
+    @property
+    def num_unanswered(self) -> int:
+        """Requests that have no answer, and may never have one."""
+        return len(self._asked)
 
     def new_trace(self) -> None:
         """What was asked so far is of no use any more."""

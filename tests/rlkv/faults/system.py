@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 from rlkv.bench.sidecar_process import SidecarProcess
@@ -58,6 +60,19 @@ class System:
             for each in messages
             if each.engine_id.startswith(f"{engine_id}-")
         ]
+
+    def mend(self) -> None:
+        """Whatever a test that failed has left broken."""
+        for wire in (self.engine_wire, self.sidecar_wire):
+            wire.delay_s, wire.spoiler, wire.spoils_commands = 0.0, None, False
+        if not self.valkey.is_running:
+            self.restart_valkey()
+        os.kill(self.valkey.pid, signal.SIGCONT)
+        if self.sidecar.is_running:
+            self.sidecar.resume()
+        else:
+            self.bundles.put(0)
+            self.restart_sidecar()
 
     def stop(self) -> None:
         self.sidecar.stop()
