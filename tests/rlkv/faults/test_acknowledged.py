@@ -20,7 +20,8 @@ from tests.agents.small_scenario import random_network
 from tests.rlkv.faults.system import KEYS
 from tests.service.client.asking import wait_until
 
-NUM_OUTCOMES = 1500
+NUM_OUTCOMES = 600
+PATIENCE_S = 60.0
 #: Over HTTP one report has so many.
 AT_A_TIME = 5
 
@@ -33,6 +34,7 @@ class Reporters:
         self.accepted: list[set[int]] = [set() for _ in range(4)]  # turns, by reporter
         self.num_new = 0  # as HTTP says
         self.num_refused = 0
+        self.end = 0  # nobody goes further for now
         self._error: BaseException | None = None
         self._threads = [
             threading.Thread(target=self._guarded, args=(number,), daemon=True)
@@ -49,7 +51,7 @@ class Reporters:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(60.0)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
         assert self.all_accepted(NUM_OUTCOMES)
 
@@ -62,6 +64,7 @@ class Reporters:
     def _by_redis(self, number: int) -> None:
         with Client(self.sidecar.url, engine_id="engine") as client:
             for turn in range(NUM_OUTCOMES):
+                self._wait_for_leave(turn)
                 outcome = Outcome(1, "engine", "s", turn, "tool", 1.5, 100)
                 while not client.report([outcome], deadline_ms=50.0):
                     self.num_refused += 1
@@ -70,6 +73,7 @@ class Reporters:
     def _by_http(self, number: int) -> None:
         with httpx.Client(trust_env=False, timeout=20.0) as http:
             for first in range(0, NUM_OUTCOMES, AT_A_TIME):
+                self._wait_for_leave(first)
                 turns = range(first, first + AT_A_TIME)
                 rows = [
                     {"session": "s", "turn": turn, "tool": "tool", "pause_s": 1.5,
@@ -80,6 +84,9 @@ class Reporters:
                     self.num_refused += 1
                 self.num_new += new
                 self.accepted[number].update(turns)
+
+    def _wait_for_leave(self, turn: int) -> None:
+        wait_until(lambda: turn < self.end, "they may go on", PATIENCE_S)
 
     def _post(self, http: httpx.Client, rows: list[dict[str, object]]) -> int | None:
         """How many were new, by a server that has accepted them."""
@@ -108,39 +115,29 @@ def server_pid(url: RedisURL) -> int:
     return int(told.split("process_id:")[1].split()[0])
 
 
-def learnt(sidecar: SidecarProcess) -> int:
-    text = httpx.get(f"{sidecar.http_url}/metrics", trust_env=False, timeout=20.0).text
-    (line,) = (
-        each for each in text.splitlines()
-        if each.startswith('rlkv_outcomes_total{kind="outcome"}')
-    )  # fmt: skip
-    return int(float(line.split()[-1]))
-
-
 def test_after_kill_9_of_the_sidecar_and_of_its_server(short_folder: Path) -> None:
     save_bundle(short_folder / "bundle", random_network(), {})
     words = ("--bundle", str(short_folder / "bundle"), "--http", "127.0.0.1:0")
     first = SidecarProcess(*words, data_dir=short_folder / "data")
     url = RedisURL.parse(first.url)
     reporters = Reporters(first)
-    wait_until(lambda: reporters.all_accepted(200), "outcomes are accepted")
+    reporters.end = 200
+    wait_until(lambda: reporters.all_accepted(100), "outcomes are accepted", PATIENCE_S)
     # The server alone: its sidecar starts it again.
     os.kill(server_pid(url), signal.SIGKILL)
-    wait_until(lambda: reporters.all_accepted(500), "the server runs again")
+    reporters.end = 400
+    wait_until(lambda: reporters.all_accepted(250), "the server runs again", PATIENCE_S)
     # Both at once; what was accepted up to now must be there.
     pid = server_pid(url)
     first.kill()
     os.kill(pid, signal.SIGKILL)
     accepted = set[int]().union(*(set(turns) for turns in reporters.accepted))
-    assert len(accepted) < NUM_OUTCOMES
     with SidecarProcess(*words, data_dir=short_folder / "data") as second:
         logged = turns_in_the_log(url)
         assert accepted <= set(logged) and max(logged.values()) == 1
-        reporters.sidecar = second
+        reporters.sidecar, reporters.end = second, NUM_OUTCOMES
         reporters.join()
         # By whichever way it came first, and however often it came.
         assert turns_in_the_log(url) == Counter(range(NUM_OUTCOMES))
         assert reporters.num_new <= NUM_OUTCOMES and reporters.num_refused > 0
-        wait_until(lambda: learnt(second) >= NUM_OUTCOMES, "all is learnt")
-        assert learnt(second) == NUM_OUTCOMES
     first.stop()

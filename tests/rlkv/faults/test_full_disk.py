@@ -47,8 +47,8 @@ def test_decisions_go_on_and_outcomes_wait(small_disk: Path, short_folder: Path)
             until_answered([engine], 100)
             assert http.post("/v1/outcomes", json=OUTCOME).json() == {"accepted": 1, "new": 1}
             # What the engine asks goes into the file, too, until that is full.
+            until([engine], lambda: "MISCONF" in engine.counts.last_error, "it is full")
             until_local([engine], 100)
-            assert "MISCONF" in engine.counts.last_error
             before = log_failures(http)
             until(
                 [engine],
