@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,3 +184,21 @@ def test_more_slots_keep_their_answers() -> None:
     assert many.verb.shape == (4, 5) and many.verb[1, 1] == 2
     assert many.pause_start[1, 1] == 0.5 and np.isnan(many.pause_start[1, 4])
     assert many.counts is few.counts
+
+
+class OfAnotherPause(AgedAnswers):
+    """Answers as if the session in each slot had paused at another time."""
+
+    def ask(self, rows: DecisionRows, tag: Any) -> bool:
+        return super().ask(rows, tag._replace(pause_start=tag.pause_start - 0.25))
+
+
+def test_an_answer_about_another_pause_is_none() -> None:
+    scenario, policy = small_scenario(num_sessions=15, rate_per_s=3.0), random_network()
+    alone, asking = small_engine(scenario, policy), small_engine(scenario, policy)
+    step_to_end(alone, PolicyPlanner(RULE_POLICY))
+    planner = AskingAhead(OfAnotherPause(InProcessPolicy(policy), 1))
+    step_to_end(asking, planner)
+    same_state(alone.state, asking.state)
+    assert asked_share(planner.reasons) == 0.0
+    assert set(planner.reasons) == {Reason.LATE, Reason.NOT_ASKED, Reason.STALE}
