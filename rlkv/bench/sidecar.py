@@ -197,5 +197,5 @@ def _tail(process: SidecarProcess, rows: DecisionRows, size: Size) -> dict[str, 
     return {
         "decide_p99_ms": 1e3 * float(p99_s),
         "decide_p999_ms": 1e3 * float(p999_s),
-        "fallback_ratio": late / asked,
+        "answered_in_time_ratio": 1.0 - late / asked,
     }
