@@ -84,9 +84,7 @@ class Decider:
         self, asked: Sequence[Asked], bundle: ActiveBundle, rules: AdvisedRules
     ) -> list[VerdictRows]:
         # Requests of an engine side by side: what is asked of estimates is asked once for each.
-        order = range(len(asked))
-        if len(asked) > 1:
-            order = sorted(order, key=lambda i: asked[i].engine_id)
+        order = sorted(range(len(asked)), key=lambda i: asked[i].engine_id)
         batch = _Batch([asked[i] for i in order], self._estimates, rules)
         num = len(batch.facts)
         small, real = np.empty((6, num), np.int8), np.empty((4, num), np.float32)
