@@ -119,17 +119,18 @@ def _hear(
 ) -> None:
     """Asks the policy about those rows on which it may be heard; of the others it says nothing.
 
-    ``batch.departs`` says on which machines it may, ``knows`` (out) of which facts it knows.
+    ``batch.departs`` says on which machines it may, ``knows`` (out) where it knows such facts.
     """
     num = len(batch.facts)
     observations, swap_legal = np.empty((num, NUM_FEATURES), np.float32), np.empty(num, np.bool_)
-    largest = look(batch.facts, bundle.low, bundle.high, observations, swap_legal, knows)
-    heard = batch.departs & knows
-    if heard.all():
-        policy[:], confidence[:], unsure[:] = bundle.answer(observations, swap_legal, largest)
-    elif heard.any():
-        policy[heard], confidence[heard], unsure[heard] = bundle.answer(
-            observations[heard], swap_legal[heard], largest
+    heard = np.empty(num, np.int64)
+    num_heard, largest = look(
+        batch.facts, batch.departs, bundle.low, bundle.high, observations, swap_legal, knows, heard
+    )
+    if num_heard:
+        rows = heard[:num_heard]
+        policy[rows], confidence[rows], unsure[rows] = bundle.answer(
+            observations[:num_heard], swap_legal[:num_heard], largest
         )
 
 
