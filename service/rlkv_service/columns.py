@@ -239,21 +239,26 @@ def verdict_rows_of(message: Verdicts, num: int) -> VerdictRows:
         if impossible := getattr(message, name).translate(None, possible):
             value = np.frombuffer(impossible, "<i1")[0]
             raise SchemaError(f"{name} is none of 0 to {len(possible) - 1}: {value}")
-    for name, kind in _VERDICT_COLUMNS.items():
-        _check_size(getattr(message, name), kind, name, num)
-    for name in _OPTIONAL_COLUMNS:
-        _check_size(getattr(message, name) or bytes(num), _INT8, name, num)
-    # Columns of a type are cut from one array: many small ones take their time.
+    small = (message.verb, message.soft_priority, message.fallback_used, message.reason)
     real = (message.lease_s, message.expected_return_p50_s, message.expected_return_p90_s,
             message.confidence)  # fmt: skip
-    small = (message.verb, message.soft_priority, message.fallback_used, message.reason)
+    if {*map(len, small)} != {num} or {*map(len, real)} != {4 * num}:
+        for name, kind in _VERDICT_COLUMNS.items():
+            _check_size(getattr(message, name), kind, name, num)
+    rule_verb, policy_verb = message.rule_verb, message.policy_verb
+    for name, raw in zip(_OPTIONAL_COLUMNS, (rule_verb, policy_verb), strict=True):
+        if raw:
+            _check_size(raw, _INT8, name, num)
+    # Columns of a type are cut from one array: many small ones take their time.
     lease_s, p50_s, p90_s, confidence = np.frombuffer(b"".join(real), "<f4").reshape(4, num)
     verb, priority, by_rule, reason = np.frombuffer(b"".join(small), _INT8).reshape(4, num)
-    if num and not lease_s.min() >= 0.0:
+    # Signs and exponents tell most of it, without a pass of NumPy.
+    high = message.lease_s[3::4]
+    if (b"\x7f" in high or not high.isascii()) and not lease_s.min() >= 0.0:
         raise SchemaError("a lease is negative or not a number")
     return VerdictRows(
         message.policy_version, verb, lease_s, priority, p50_s, p90_s, confidence, by_rule, reason,
-        np.frombuffer(message.rule_verb, _INT8), np.frombuffer(message.policy_verb, _INT8),
+        np.frombuffer(rule_verb, _INT8), np.frombuffer(policy_verb, _INT8),
     )  # fmt: skip
 
 
