@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -21,3 +24,10 @@ def one_torch_thread() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    # Paths of unix sockets are short; pytest's are not.
+    with tempfile.TemporaryDirectory(prefix="rlkv-") as folder:
+        yield Path(folder)

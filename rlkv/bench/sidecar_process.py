@@ -20,7 +20,8 @@ class SidecarProcess:
     """A running sidecar.
 
     Args:
-        words: options of ``rlkv serve``, on top of a folder for its data.
+        words: options of ``rlkv serve``, on top of a folder for its data; with ``--http`` the port
+            may be 0.
         data_dir: of its Valkey; without it one that goes with the process.
 
     Raises:
@@ -32,27 +33,42 @@ class SidecarProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="rlkv-")
         data_dir = data_dir or Path(self._folder.name)
         program = "from rlkv.cli import main; main()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program, "serve", "--data-dir", str(data_dir), *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None and self._process.stderr is not None
-        said = self._process.stdout.readline()
-        if not said:
-            last = self._process.stderr.read().strip().splitlines()[-3:]
+        # Into a file: a pipe that nobody reads fills up.
+        self._stderr = Path(self._folder.name) / "stderr"
+        with self._stderr.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", program, "serve", "--data-dir", str(data_dir), *words],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        assert self._process.stdout is not None
+        lines = [self._process.stdout.readline() for _ in range(3 if "--http" in words else 2)]
+        if not lines[-1]:
+            last = self.complaints.strip().splitlines()[-3:]
             self.stop()
             raise RlkvError(f"the sidecar does not start: {' / '.join(last)}")
         #: The version of its policy.
-        self.policy = said.split(",")[0]
+        self.policy = lines[0].split(",")[0]
         self.url = f"unix://{data_dir / 'valkey.sock'}"
+        #: Of its decision API; empty: it has none.
+        self.http_url = lines[2].removeprefix("others: ").rstrip() if "--http" in words else ""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives, stopped or not."""
+        return self._process.poll() is None
+
+    @property
+    def complaints(self) -> str:
+        """What it has written to standard error so far."""
+        return self._stderr.read_text(errors="replace")
 
     @property
     def cpu_s(self) -> float:
@@ -68,9 +84,14 @@ class SidecarProcess:
         """Lets it go on."""
         self._process.send_signal(signal.SIGCONT)
 
+    def kill(self) -> None:
+        """Ends it as a crash would (SIGKILL); its own Valkey goes on."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
         """Ends it, and removes its folder."""
-        if self._process.poll() is None:
+        if self.is_running:
             self.resume()
             self._process.terminate()
             try:
@@ -78,7 +99,6 @@ class SidecarProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         self._folder.cleanup()

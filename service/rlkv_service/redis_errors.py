@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rlkv_engine.errors import RlkvError
 
 
@@ -15,3 +18,14 @@ class RedisTimeout(RedisError):
 
 class RedisReplyError(RedisError):
     """The server refused a command; the text is its own."""
+
+
+@contextmanager
+def reply_to(command: str) -> Iterator[None]:
+    """Takes a reply apart: one that the command does not have is a ``RedisError``, not a bug."""
+    try:
+        yield
+    except RedisError:
+        raise
+    except (RlkvError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise RedisError(f"no reply to {command}: {error}") from error

@@ -89,7 +89,11 @@ class RespConnection:
     ) -> list[Reply]:
         """Sends commands at once, and their replies; one that was refused is a RedisReplyError."""
         self.send(b"".join(encode_command(*words) for words in commands), deadline_s)
-        return [self.receive(deadline_s) for _ in commands]
+        replies = [self.receive(deadline_s) for _ in commands]
+        if self._replies:
+            # The next command would take it for its own.
+            raise self._lost(RedisError(f"a reply to nothing: {str(self._replies[0])[:80]}"))
+        return replies
 
     def send(self, raw: bytes, deadline_s: float | None = None) -> None:
         """Sends encoded commands, without waiting for replies."""

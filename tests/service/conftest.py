@@ -1,19 +1,11 @@
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rlkv_service.embedded_valkey import EmbeddedValkey
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    # Paths of unix sockets are short; pytest's are not.
-    with tempfile.TemporaryDirectory(prefix="rlkv-") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from rlkv_service.redis_errors import reply_to
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.redis_url import RedisURL
 from rlkv_service.resp import Reply, RespConnection
@@ -50,10 +51,12 @@ class OutcomeTail:
         for reply in (entries, hash_):
             if isinstance(reply, Exception):
                 raise reply
-        if entries:
-            self._last_id = entries[0][0]
-        read = (_outcome(fields) for _, fields in reversed(entries))
-        return [each for each in read if each is not None], _sidecars(hash_)
+        with reply_to("XREVRANGE or HGETALL"):
+            read = [_outcome(fields) for _, fields in reversed(entries)]
+            sidecars = _sidecars(hash_)
+            if entries:
+                self._last_id = bytes(entries[0][0])
+        return [each for each in read if each is not None], sidecars
 
     def close(self) -> None:
         """Ends the connection."""

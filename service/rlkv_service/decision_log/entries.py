@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from rlkv_service.redis_errors import reply_to
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.resp import Reply, RespConnection
 from rlkv_service.schema import (
@@ -78,7 +79,8 @@ def read_stream(
     start = "-" if since_s is None else f"{max(0, round(since_s * 1000))}-0"
     end = "+" if until_s is None else f"({max(0, round(until_s * 1000))}-0"
     while True:
-        entries = entries_of(connection.execute("XRANGE", key, start, end, "COUNT", page))
+        with reply_to("XRANGE"):
+            entries = entries_of(connection.execute("XRANGE", key, start, end, "COUNT", page))
         if entries:
             yield entries
         if len(entries) < page:
@@ -109,8 +111,11 @@ def last_id(connection: RespConnection, key: str) -> str:
         return BEGINNING
     if isinstance(info, Exception):
         raise info
-    fields = dict(zip(info[::2], info[1::2], strict=True))
-    return str(fields[b"last-generated-id"].decode())
+    with reply_to("XINFO"):
+        fields = dict(zip(info[::2], info[1::2], strict=True))
+        found = str(fields[b"last-generated-id"].decode())
+        id_parts(found)
+    return found
 
 
 def outcome_entries(
@@ -126,4 +131,8 @@ def outcome_entries(
     reply = connection.execute(
         "XREAD", "COUNT", count, *wait, "STREAMS", keys.outcomes, after, deadline_s=deadline_s
     )
-    return entries_of(reply[0][1]) if reply else []
+    with reply_to("XREAD"):
+        entries = entries_of(reply[0][1]) if reply else []
+        for entry in entries:
+            id_parts(entry.entry_id)  # the next call begins there
+    return entries

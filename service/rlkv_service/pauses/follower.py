@@ -169,6 +169,8 @@ class OutcomeFollower:
         raw = connection.execute("GET", self._keys.pauses)
         if raw is None:
             return None
+        if not isinstance(raw, bytes):
+            raise RedisError(f"no reply to GET: {str(raw)[:80]}")
         try:
             return decode_state(raw, self.pauses.weights)
         except SchemaError as error:

@@ -12,8 +12,10 @@ from contextlib import suppress
 
 from rlkv_service.deciding.bundle_watch import BundleWatch
 from rlkv_service.deciding.decider import Decider
+from rlkv_service.redis_errors import reply_to
 from rlkv_service.redis_url import RedisURL
 from rlkv_service.resp import RedisError, RespConnection, Word
+from rlkv_service.server_clock import ServerClock
 from rlkv_service.sidecar.service import DecisionService
 
 #: Between two rounds, seconds.
@@ -41,13 +43,19 @@ class Housekeeping:
                 if connection is None or connection.is_closed:
                     connection = RespConnection(url)
                 self._round(connection)
-            except RedisError:
-                continue  # the loop says so
-        with suppress(RedisError), connection or RespConnection(url) as connection:
-            connection.execute("HDEL", self._keys.sidecars, self.sidecar_id)
+            except RedisError:  # the loop says so
+                if connection is not None:
+                    connection.close()  # nobody knows what its next reply is to
+        with suppress(RedisError):
+            if connection is None or connection.is_closed:
+                connection = RespConnection(url)
+            with connection:
+                connection.execute("HDEL", self._keys.sidecars, self.sidecar_id)
 
     def _round(self, connection: RespConnection) -> None:
-        now_s = float(connection.execute("TIME")[0])
+        clock = ServerClock()
+        clock.set(connection)
+        now_s = clock.now_s()
         counts = self._service.counters.counts()
         said = {
             **self._said,
@@ -75,7 +83,8 @@ class Housekeeping:
             cut = self._service.budget.shrink(entries)
             more += [cut] if cut is not None else []
         if isinstance(others, list):
-            silent = _silent(others, now_s)
+            with reply_to("HGETALL"):
+                silent = _silent(others, now_s)
             more += [("HDEL", self._keys.sidecars, *silent)] if silent else []
         if more:
             connection.pipeline(more)

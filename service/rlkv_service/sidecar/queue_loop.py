@@ -119,7 +119,11 @@ class QueueLoop:
                 if what == _LOG:
                     self._counters.log_failed()
                     self._budget.failed(str(reply))
-            elif what not in (_LOG, _OTHER) and isinstance(reply, int) and reply > MAX_ANSWERS:
+            elif what in (_LOG, _OTHER):
+                continue
+            elif not isinstance(reply, int):
+                raise RedisError(f"no reply to RPUSH: {str(reply)[:80]}")
+            elif reply > MAX_ANSWERS:
                 writing.send(encode_command("LTRIM", what, -MAX_ANSWERS, -1))
                 self._unread.append(_OTHER)
 

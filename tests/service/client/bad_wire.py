@@ -1,7 +1,8 @@
-"""Between clients and a server: a wire that is slow, cut, or talks nonsense."""
+"""Between a server and who uses it: a wire that is slow, cut, or talks nonsense."""
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -25,14 +26,36 @@ def garbage(raw: bytes) -> bytes | None:
     return b"\x16\x03\x01garbage\r\n\xff" * 3
 
 
+def always(reply: bytes) -> Spoiler:
+    """What RESP allows, and no reply to what was asked."""
+
+    def spoiler(raw: bytes) -> bytes:
+        return 4 * reply
+
+    return spoiler
+
+
+_TIME = re.compile(rb"\*2\r\n\$10\r\n(\d{10})\r\n(\$\d\r\n\d+\r\n)")
+
+
+def clock_moved(seconds: int) -> Spoiler:
+    """The server's clock is so far ahead of what it was."""
+
+    def moved(found: re.Match[bytes]) -> bytes:
+        return b"*2\r\n$10\r\n%d\r\n" % (int(found[1]) + seconds) + found[2]
+
+    return lambda raw: _TIME.sub(moved, raw)
+
+
 class BadWire:
     """Listens beside the server's socket, and passes bytes on until it is told otherwise."""
 
-    def __init__(self, server: RedisURL) -> None:
+    def __init__(self, server: RedisURL, name: str = "wire") -> None:
         self._server = server
-        self.url = RedisURL(path=str(Path(server.path).with_name("wire.sock")))
+        self.url = RedisURL(path=str(Path(server.path).with_name(f"{name}.sock")))
         self.delay_s = 0.0
-        self.spoiler: Spoiler | None = None
+        self.spoiler: Spoiler | None = None  # of what the server says
+        self.spoils_commands = False  # and of what it is told, too
         self._open: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.url.path)
@@ -77,7 +100,8 @@ class BadWire:
             while raw := source.recv(1 << 16):
                 if self.delay_s and is_spoilt:
                     time.sleep(self.delay_s)
-                if is_spoilt and (spoiler := self.spoiler) is not None:
+                is_spoilt_now = is_spoilt or self.spoils_commands
+                if is_spoilt_now and (spoiler := self.spoiler) is not None:
                     spoilt = spoiler(raw)
                     if spoilt:
                         sink.sendall(spoilt)

@@ -1,21 +1,26 @@
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load, save
 
-from rlkv_agents.bundle import METADATA_FILE, WEIGHTS_FILE, save_bundle
+from rlkv_agents.bundle import save_bundle
 from rlkv_engine.errors import InputError
 from rlkv_service.deciding.active_bundle import ActiveBundle
 from rlkv_service.deciding.bundle_watch import BundleWatch
 from rlkv_service.deciding.check_rows import check_bundle, made_up_rows
 from rlkv_service.deciding.decider import Decider
 from tests.agents.small_scenario import random_network
+from tests.service.deciding.damaged_bundles import (
+    gone,
+    of_another_version,
+    of_other_features,
+    truncated,
+    with_nan,
+)
 from tests.service.deciding.simulated import active
 
 
@@ -53,38 +58,6 @@ def test_the_same_written_again_is_no_other(watched: Watched) -> None:
     save_bundle(watched.folder, random_network(), {})
     watched.look()
     assert watched.results == [] and watched.decider.bundle is bundle
-
-
-def truncated(folder: Path) -> None:
-    path = folder / WEIGHTS_FILE
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def of_another_version(folder: Path) -> None:
-    document = json.loads((folder / METADATA_FILE).read_bytes())
-    (folder / METADATA_FILE).write_text(json.dumps(document | {"format_version": 99}))
-
-
-def with_nan(folder: Path) -> None:
-    import hashlib
-
-    tensors = dict(load((folder / WEIGHTS_FILE).read_bytes()))
-    tensors["weight_2"] = np.full_like(tensors["weight_2"], np.nan)
-    payload = save(tensors)
-    (folder / WEIGHTS_FILE).write_bytes(payload)
-    document = json.loads((folder / METADATA_FILE).read_bytes())
-    document["weights_sha256"] = hashlib.sha256(payload).hexdigest()
-    (folder / METADATA_FILE).write_text(json.dumps(document))
-
-
-def of_other_features(folder: Path) -> None:
-    document = json.loads((folder / METADATA_FILE).read_bytes())
-    document["observations"] = document["observations"][:-1]
-    (folder / METADATA_FILE).write_text(json.dumps(document))
-
-
-def gone(folder: Path) -> None:
-    (folder / METADATA_FILE).unlink()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""The server's clock jumps, by which requests carry their deadlines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.rlkv.faults.engine_loop import EngineLoop, until, until_answered, until_local
+from tests.rlkv.faults.system import System
+from tests.service.client.bad_wire import clock_moved
+
+Jump = Callable[[int], None]
+
+
+@pytest.fixture
+def jump(system: System) -> Iterator[Jump]:
+    def move(seconds: int) -> None:
+        for wire in (system.engine_wire, system.sidecar_wire):
+            wire.spoiler = clock_moved(seconds)
+
+    yield move
+    for wire in (system.engine_wire, system.sidecar_wire):
+        wire.spoiler = None
+
+
+def test_ahead_by_an_hour_and_back(system: System, jump: Jump) -> None:
+    with EngineLoop(system.engine_wire.url, "jump", system.bundles) as engine:
+        until_answered([engine], 100)
+        jump(3600)
+        until_local([engine], 100)  # to a sidecar every request is an hour late
+        until_answered([engine], 200, "the client hears of the new time")
+        jump(0)
+        until_answered([engine], 200, "requests with an hour of time")
+        # What waits has an hour in the queue by its deadline, and to us no more than ever.
+        system.sidecar.suspend()
+        until_local([engine], 100)
+        before = engine.counts
+        system.sidecar.resume()
+        until_answered([engine], 200, "recovery")
+        until([engine], lambda: engine.counts.discarded_answers > before.discarded_answers, "late")
+        engine.finish()
+    reported = system.reported_by("jump")
+    assert len(reported) == len(set(reported)) == engine.num_reported
