@@ -51,7 +51,7 @@ def test_one_of_three_sidecars_is_killed_and_nobody_notices(
 
         def all_take_part() -> bool:
             said = map(json.loads, system.execute("HVALS", KEYS.sidecars))
-            return sum(each["requests"] > 0 for each in said) >= 3
+            return bool(sum(each["requests"] > 0 for each in said) >= 3)
 
         until([engine], all_take_part, "all three answer")
         assert engine.counts.local == 0
