@@ -1,7 +1,7 @@
 """The connections of an engine's client: one asks, one waits for answers, neither blocks.
 
-What the server says of a request, that it is in the queue, comes before the answer and would wake us
-for nothing: it is read now and then, at once only where something hangs on it.
+What the server says of a request, that it is in the queue, comes before the answer and would wake
+us for nothing: it is read now and then, at once only where something hangs on it.
 """
 
 from __future__ import annotations
