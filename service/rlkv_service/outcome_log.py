@@ -79,6 +79,6 @@ def recorded(reply: Reply, num: int) -> list[bool]:
     """
     if isinstance(reply, RedisReplyError):
         raise reply
-    if not isinstance(reply, list) or len(reply) != num:
+    if not isinstance(reply, list) or len(reply) != num or not all(e in (0, 1) for e in reply):
         raise RedisError(f"{num} outcomes were sent and the server says {str(reply)[:80]}")
     return [each == 1 for each in reply]

@@ -67,6 +67,7 @@ class Exchange:
         self._now_s = now_s
         self._settled: list[Settled] = []
         self._probe_is_out = False
+        self._answered_id = 0  # the newest request that was answered
         self._is_recording = False
         self._record_backoff, self._record_at_s = record_backoff, now_s
 
@@ -233,7 +234,9 @@ class Exchange:
                 continue
             if answered:
                 self._breaker.succeeded()
-            else:
+                self._answered_id = max(self._answered_id, settled.asked.request_id)
+            elif settled.asked.request_id > self._answered_id:
+                # Of an older one it is known that others answer: a sidecar died that had taken it.
                 self._breaker.failed(self._now_s)
             self._settled.append(settled)
 

@@ -42,6 +42,8 @@ NUM_TRACES = 3
 ITERATION_S = 0.001
 #: Longer than an answer takes, and not as long as a fault lasts.
 DEADLINE_MS = 60.0
+#: Nothing but a lost request takes so long.
+PATIENT_MS = 1000.0
 QUICK = BreakerSettings(first_probe_s=0.01, max_probe_s=0.1, seed=0)
 PATIENCE_S = 30.0
 
@@ -133,7 +135,7 @@ class EngineLoop:
         time.sleep(ITERATION_S)
 
     def finish(self) -> None:
-        """To the end of the trace, and until its outcomes are written."""
+        """To the end of the trace as fast as it goes, and until its outcomes are written."""
         while self._player.step() is not None:
             pass
         self._end_trace()

@@ -11,6 +11,7 @@ from rlkv.bench.sidecar_process import SidecarProcess
 from rlkv_service.decision_log.entries import decode_outcome
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.redis_keys import RedisKeys
+from rlkv_service.redis_url import RedisURL
 from rlkv_service.resp import Reply, RespConnection, Word
 from rlkv_service.schema import Outcome
 from tests.rlkv.faults.bundles import Bundles
@@ -22,18 +23,18 @@ KEYS = RedisKeys()
 class System:
     """A server, a sidecar, and for each kind of its users a wire to the server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *words: str) -> None:
         self.folder = folder
         self.bundles = Bundles(folder / "bundle")
         self.valkey = EmbeddedValkey(folder)
         self.engine_wire = BadWire(self.valkey.url, "engines")
         self.sidecar_wire = BadWire(self.valkey.url, "sidecars")
-        self.sidecar = self.new_sidecar()
+        self.sidecar = self.new_sidecar(*words)
 
-    def new_sidecar(self, *words: str) -> SidecarProcess:
-        """Another sidecar on the queue."""
-        bundle = str(self.bundles.folder)
-        return SidecarProcess("--redis", str(self.sidecar_wire.url), "--bundle", bundle, *words)
+    def new_sidecar(self, *words: str, url: RedisURL | None = None) -> SidecarProcess:
+        """Another sidecar on the queue, behind the wire unless told otherwise."""
+        where = str(url or self.sidecar_wire.url)
+        return SidecarProcess("--redis", where, "--bundle", str(self.bundles.folder), *words)
 
     def restart_sidecar(self) -> None:
         """One in the place of one that was killed."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from rlkv_engine.errors import RlkvError
-from tests.rlkv.faults.engine_loop import EngineLoop, until, until_answered, until_local
+from tests.rlkv.faults.engine_loop import PATIENT_MS, EngineLoop, until, until_answered, until_local
 from tests.rlkv.faults.system import System
 from tests.service.deciding.damaged_bundles import of_another_version, truncated, with_nan
 
 
 def test_a_bundle_that_cannot_be_used_and_another_one(system: System) -> None:
     bundles, first = system.bundles, system.sidecar.policy
-    with EngineLoop(system.engine_wire.url, "bundles", bundles) as engine:
+    with EngineLoop(system.engine_wire.url, "bundles", bundles, PATIENT_MS) as engine:
         until_answered([engine], 100)
         # Replaced by nonsense, the old one goes on and nobody notices.
         with_nan(bundles.folder)

@@ -1,12 +1,14 @@
-"""The server's clock jumps, by which requests carry their deadlines."""
+"""The server's clock jumps, by which requests carry their deadlines; or that of the wall does."""
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.rlkv.faults.engine_loop import EngineLoop, until, until_answered, until_local
+from tests.rlkv.faults.engine_loop import PATIENT_MS, EngineLoop, until, until_answered, until_local
 from tests.rlkv.faults.system import System
 from tests.service.client.bad_wire import clock_moved
 
@@ -24,7 +26,11 @@ def jump(system: System) -> Iterator[Jump]:
         wire.spoiler = None
 
 
-def test_ahead_by_an_hour_and_back(system: System, jump: Jump) -> None:
+def test_the_servers_goes_ahead_by_an_hour_and_back(
+    system: System, jump: Jump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not because it is time to ask for the time anyway.
+    monkeypatch.setattr("rlkv_service.client.exchange.CLOCK_S", 1e9)
     with EngineLoop(system.engine_wire.url, "jump", system.bundles) as engine:
         until_answered([engine], 100)
         jump(3600)
@@ -42,3 +48,13 @@ def test_ahead_by_an_hour_and_back(system: System, jump: Jump) -> None:
         engine.finish()
     reported = system.reported_by("jump")
     assert len(reported) == len(set(reported)) == engine.num_reported
+
+
+def test_that_of_the_wall_is_not_looked_at(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, jump_s = time.time, itertools.cycle((0.0, 3600.0, -3600.0, 1e6, -1e6))
+    with EngineLoop(system.engine_wire.url, "wall", system.bundles, PATIENT_MS) as engine:
+        until_answered([engine], 100)
+        monkeypatch.setattr(time, "time", lambda: now_s() + next(jump_s))
+        until_answered([engine], 500)
+        assert engine.counts.local == engine.counts.discarded_answers == 0
+        engine.finish()

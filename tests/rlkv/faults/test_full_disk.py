@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rlkv.bench.sidecar_process import SidecarProcess
 from rlkv_service.decision_api.examples import CALL, OUTCOME
 from tests.rlkv.faults.engine_loop import EngineLoop, until, until_answered, until_local
 from tests.rlkv.faults.system import System
@@ -19,7 +18,7 @@ from tests.rlkv.faults.system import System
 def small_disk(short_folder: Path) -> Iterator[Path]:
     folder = short_folder / "valkey"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "rlkv-test", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "rlkv-test", str(folder)]
     if (done := subprocess.run(mount, capture_output=True, text=True, check=False)).returncode:
         pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
     yield folder
@@ -39,13 +38,11 @@ def log_failures(http: httpx.Client) -> float:
 
 
 def test_decisions_go_on_and_outcomes_wait(small_disk: Path, short_folder: Path) -> None:
-    system = System(short_folder)
-    other: SidecarProcess | None = None
+    system = System(short_folder, "--http", "127.0.0.1:0")
     try:
-        other = system.new_sidecar("--http", "127.0.0.1:0")
         with (
             EngineLoop(system.engine_wire.url, "disk", system.bundles) as engine,
-            httpx.Client(base_url=other.http_url, trust_env=False, timeout=20.0) as http,
+            httpx.Client(base_url=system.sidecar.http_url, trust_env=False, timeout=20.0) as http,
         ):
             until_answered([engine], 100)
             assert http.post("/v1/outcomes", json=OUTCOME).json() == {"accepted": 1, "new": 1}
@@ -77,9 +74,7 @@ def test_decisions_go_on_and_outcomes_wait(small_disk: Path, short_folder: Path)
         posted = [turn for engine, _, turn in system.reported_by("engine") if engine == "engine-0"]
         assert posted == [3, 4]
     finally:
-        if other is not None:
-            other.kill()
-            other.stop()
+        system.sidecar.kill()
         system.stop()
 
 

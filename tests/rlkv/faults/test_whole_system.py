@@ -20,6 +20,7 @@ from tests.rlkv.faults.engine_loop import EngineLoop, until_answered, until_loca
 from tests.rlkv.faults.system import System
 from tests.service.client import bad_wire
 from tests.service.client.bad_wire import BadWire, Spoiler
+from tests.service.client.nonsense import RandomReplies
 
 Fault = Callable[[System], AbstractContextManager[None]]
 
@@ -130,7 +131,8 @@ FAULTS = (
             spoilt(side, bad_wire.cut_half_way, "cut_half_way"),
             spoilt(side, bad_wire.cut_half_way, "commands_cut_half_way", spoils_commands=True),
             spoilt(side, bad_wire.garbage, "garbage"),
-            spoilt(side, bad_wire.always(b":1\r\n"), "other_replies"),
+            spoilt(side, bad_wire.always(b":1\r\n"), "too_many_replies"),
+            spoilt(side, RandomReplies(0, 0.3), "other_replies"),
         )
     ),
 )
@@ -138,17 +140,18 @@ FAULTS = (
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_the_engine_goes_on_by_its_rule_and_back(
-    system: System, fault: Fault, record_property: Callable[[str, object], None]
+    system: System, fault: Fault, request: pytest.FixtureRequest
 ) -> None:
     name = fault.__name__
     with EngineLoop(system.engine_wire.url, name, system.bundles) as engine:
         until_answered([engine], 100)
-        record_property("step_us_before", engine.step_us())
+        paces = [("step_us_before", engine.step_us())]
         with fault(system):
             until_local([engine], 100)
-        record_property("step_us_meanwhile", engine.step_us())
+        paces.append(("step_us_meanwhile", engine.step_us()))
         until_answered([engine], 200, "recovery")
         engine.finish()
+    request.node.user_properties += paces  # with ``--junitxml``; told, not asserted
     if fault is not redis_restarted_empty:
         reported = system.reported_by(name)
         assert len(reported) == len(set(reported)) == engine.num_reported

@@ -160,3 +160,26 @@ def test_rows_that_cannot_be_asked_about_are_said(client: EngineClient) -> None:
         client.ask(rows_about(1, 0), 1)
     with pytest.raises(InputError, match="1025 rows at once"):
         client.ask(rows_about(1, 1025), 1)
+
+
+def test_requests_that_died_with_one_of_several_sidecars_do_not_stop_the_asking(
+    responder: Responder, client: EngineClient
+) -> None:
+    # What a sidecar had taken when it was killed is not answered; what comes later, others answer.
+    lost = {i: rows_about(i) for i in range(1, 9)}
+    responder.script = lambda request: (
+        None if answering.number_of(request.sessions[0]) in lost else answering.answer(request)
+    )
+    for i, rows in lost.items():
+        assert client.ask(rows, i, deadline_ms=300.0)
+    later = {100: rows_about(100)}
+    client.ask(later[100], 100)
+    collect(client, later)
+    wait_until(lambda: client.counts.local == len(lost), "they have ended")
+    assert client.ask(rows_about(200), 200)
+    assert client.counts.by_reason[Reason.BREAKER_OPEN] == 0
+    # But with no answer since, they count.
+    for i, rows in lost.items():
+        client.ask(rows, i, deadline_ms=20.0)
+    wait_until(lambda: client.counts.by_reason[Reason.LATE] == 2 * len(lost), "they have ended")
+    assert not client.ask(rows_about(300), 300)

@@ -20,6 +20,7 @@ from tests.service.client.answering import Responder
 from tests.service.client.asking import wait_until
 from tests.service.client.bad_wire import BadWire
 from tests.service.client.loops import AsyncioLoop, EngineLoop, Loop, SyncLoop
+from tests.service.client.nonsense import RandomReplies
 
 
 class Deployment:
@@ -113,7 +114,7 @@ def spoilt(spoiler: bad_wire.Spoiler) -> Callable[[Deployment], AbstractContextM
         yield
         deployment.wire.spoiler = None
 
-    fault.__name__ = spoiler.__name__
+    fault.__name__ = getattr(spoiler, "__name__", type(spoiler).__name__)
     return fault
 
 
@@ -128,6 +129,7 @@ FAULTS = (
     wire_slow,
     spoilt(bad_wire.cut_half_way),
     spoilt(bad_wire.garbage),
+    spoilt(RandomReplies(0, 0.3)),
 )
 
 
