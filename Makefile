@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS      := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check deploy-check bench bench-gpu bundle clean
+.PHONY: help train test test-system check deploy-check bench bench-gpu bundle clean
 
 help: ## say what each verb does
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 - \2/'
@@ -20,7 +20,10 @@ train: $(READY) ## train the policy
 	$(VENV)/bin/rlkv train
 
 test: $(READY) ## run the tests
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 -m "not system"
+
+test-system: $(READY) ## run the tests of a whole deployment under faults, in processes of its own
+	$(VENV)/bin/python -m pytest -m system
 
 check: $(READY) ## check format, lint and types
 	$(VENV)/bin/ruff format --check .

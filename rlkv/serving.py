@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import threading
@@ -61,6 +62,10 @@ def serve(
             url = own.url
             background.append(own.keep_running)
         sidecar = Sidecar(url, options, background=background)
+        # What is there now stays: the collector would look at all of it while a request waits.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
 
         def stop(number: int, frame: FrameType | None) -> None:
             sidecar.stop_event.set()

@@ -17,6 +17,8 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 settings.register_profile("rlkv", derandomize=True, deadline=None)
 settings.load_profile("rlkv")
 
+FAULTS = Path(__file__).parent / "rlkv" / "faults"
+
 
 @pytest.fixture(autouse=True)
 def one_torch_thread() -> None:
@@ -31,3 +33,9 @@ def short_folder() -> Iterator[Path]:
     # Paths of unix sockets are short; pytest's are not.
     with tempfile.TemporaryDirectory(prefix="rlkv-") as folder:
         yield Path(folder)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests of whole deployments have a folder, and a verb of the Makefile, of their own."""
+    if FAULTS in item.path.parents:
+        item.add_marker("system")

@@ -56,9 +56,9 @@ class AheadOptions:
     """
 
     high_water: float = 0.1
-    every: int = 1
+    every: int = 16
     max_candidates: int = 16
-    max_age: int = 64
+    max_age: int = 256
     use_leases: bool = False
 
     def __post_init__(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import socket
 import statistics
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -17,19 +19,22 @@ from rlkv.bench.measure import Size
 from rlkv.bench.sidecar_process import SidecarProcess
 from rlkv_agents.rules import make_rule
 from rlkv_engine.engine import Engine
+from rlkv_engine.facts import POINT
 from rlkv_envs.scenario import load_scenario
 from rlkv_service.client import Client
 from rlkv_service.columns import DecisionRows, request_of
 from rlkv_service.redis_keys import MAX_REQUESTS, RedisKeys
 from rlkv_service.redis_url import RedisURL
 from rlkv_service.resp import RespConnection, encode_command
-from rlkv_service.schema import LOCAL_REASONS, encode
+from rlkv_service.schema import LOCAL_REASONS, Point, encode
 
 #: Decisions of a request.
 NUM_ROWS = (1, 16, 128)
 #: Connections that ask at once.
 NUM_CLIENTS = (1, 8, 64)
 DEADLINE_MS = 5.0
+#: Engines that ask at once with that deadline, and between two questions of one, seconds.
+NUM_ASKING, ASK_EVERY_S = 4, 4e-3
 #: Where the server is weighed and not the deadline, answers count though they come late.
 _PATIENT_MS = 5000.0
 #: Requests that one connection of the throughput has under way.
@@ -40,7 +45,12 @@ SCENARIO = "crossover-slow"
 def sidecar(size: Size) -> dict[str, Any]:
     """A real ``rlkv serve`` with the shipped bundle and its own Valkey, on a unix socket."""
     rows = recorded_rows(max(NUM_ROWS))
-    with SidecarProcess() as process:
+    # Asking leaves nothing to collect; to look for it in all that a bench has loaded takes 0.1 s.
+    gc.collect()
+    gc.freeze()
+    with ExitStack() as stack:
+        stack.callback(gc.unfreeze)
+        process = stack.enter_context(SidecarProcess())
         warm_up(process.url, rows)
         figures = _round_trips(process, rows, size)
         for num_clients in NUM_CLIENTS:
@@ -72,11 +82,13 @@ def recorded_rows(num: int) -> DecisionRows:
     facts: list[NDArray[np.float64]] = []
     sessions, turns, tools = list[str](), list[int](), list[str]()
     while len(facts) < num and (decision := engine.next_decision()) is not None:
-        names = engine.names_of(np.array([engine.open_slot]))
-        facts.append(engine.facts())
-        sessions += names.sessions
-        turns += names.turns.tolist()
-        tools += names.tools
+        asked = engine.facts()
+        if asked[POINT] != Point.CALL:  # of which a policy may know nothing
+            names = engine.names_of(np.array([engine.open_slot]))
+            facts.append(asked)
+            sessions += names.sessions
+            turns += names.turns.tolist()
+            tools += names.tools
         engine.answer(decision.rule_verb)
     return DecisionRows(sessions, np.array(turns), tools, np.array(facts))
 
@@ -168,7 +180,8 @@ def _throughput(
 
 
 def _tail(process: SidecarProcess, rows: DecisionRows, size: Size) -> dict[str, float]:
-    # Several engines ask for 16 at a time, each whenever it has its answer.
+    # Several engines ask for 16 at a time, each at its own pace, answered or not: one that asked
+    # whenever it has a verdict would ask the most while its rule answers, which takes no time.
     took_s: list[float] = []
     late, asked = 0, 0
     lock = threading.Lock()
@@ -178,17 +191,20 @@ def _tail(process: SidecarProcess, rows: DecisionRows, size: Size) -> dict[str, 
         nonlocal late, asked
         durations = []
         with Client(process.url, engine_id=f"tail-{number}", deadline_ms=DEADLINE_MS) as client:
-            for _ in range(size.sidecar_requests // 4):
+            ask_s = time.perf_counter() + ASK_EVERY_S * number / NUM_ASKING
+            for _ in range(size.sidecar_requests // NUM_ASKING):
+                time.sleep(max(0.0, ask_s - time.perf_counter()))
                 start_s = time.perf_counter()
                 client.decide(mine)
                 durations.append(time.perf_counter() - start_s)
+                ask_s = max(ask_s + ASK_EVERY_S, start_s)
             counts = client.counts
         with lock:
             took_s.extend(durations)
             late += counts.local
             asked += counts.answered + counts.local
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(NUM_ASKING)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -197,5 +213,5 @@ def _tail(process: SidecarProcess, rows: DecisionRows, size: Size) -> dict[str, 
     return {
         "decide_p99_ms": 1e3 * float(p99_s),
         "decide_p999_ms": 1e3 * float(p999_s),
-        "fallback_ratio": late / asked,
+        "answered_in_time_ratio": 1.0 - late / asked,
     }

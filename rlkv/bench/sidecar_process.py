@@ -6,10 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Self
-
-import psutil
 
 from rlkv_engine.errors import RlkvError
 
@@ -73,8 +72,8 @@ class SidecarProcess:
     @property
     def cpu_s(self) -> float:
         """CPU time of the sidecar so far, its Valkey's not in it, seconds."""
-        times = psutil.Process(self._process.pid).cpu_times()
-        return float(times.user + times.system)
+        # The clock that clock_getcpuclockid names; the ticks of /proc are 10 ms.
+        return time.clock_gettime(~self._process.pid << 3 | 2)
 
     def suspend(self) -> None:
         """Stops it without its knowledge (SIGSTOP)."""

@@ -5,6 +5,7 @@ No more than clients of the decision API need, so that they need nothing install
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import time
@@ -49,6 +50,11 @@ class RespConnection:
         self._parser = RespParser()
         self._replies: deque[Reply] = deque()
         self._socket = _connect(url, timeout_s)
+        # A timeout of the socket would be set anew for each wait, and cost a system call each.
+        self._socket.setblocking(False)
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(self._socket, select.POLLIN)
+        self._writable.register(self._socket, select.POLLOUT)
         try:
             for words in greeting(url):
                 self.execute(*words)
@@ -91,16 +97,13 @@ class RespConnection:
 
     def send(self, raw: bytes, deadline_s: float | None = None) -> None:
         """Sends encoded commands, without waiting for replies."""
-        left_s = self._left_s(deadline_s)
-        if left_s <= 0.0:
+        now_s = time.monotonic()
+        deadline_s = now_s + self._timeout_s if deadline_s is None else deadline_s
+        if deadline_s <= now_s:
+            self._check_open()
             raise self._lost(RedisTimeout("the deadline passed before anything was sent"))
-        try:
-            self._socket.settimeout(left_s)
-            self._socket.sendall(raw)
-        except _WOULD_WAIT as error:
-            raise self._lost(RedisTimeout("the server does not take what is sent")) from error
-        except OSError as error:
-            raise self._lost(RedisError(f"the server is gone: {error}")) from error
+        if (sent := self.send_some(raw)) < len(raw):
+            self._send_rest(memoryview(raw)[sent:], deadline_s)
 
     def receive(self, deadline_s: float | None = None) -> Reply:
         """The next reply; one that was refused is a RedisReplyError, not raised.
@@ -109,8 +112,11 @@ class RespConnection:
             RedisError: there is none by the deadline. Replies are under way that nobody waits for,
                 and the connection is closed.
         """
-        deadline_s = time.monotonic() + self._left_s(deadline_s)
+        self._check_open()
+        if not self._replies and deadline_s is None:
+            deadline_s = time.monotonic() + self._timeout_s
         while not self._replies:
+            assert deadline_s is not None
             if time.monotonic() >= deadline_s:
                 raise self._lost(RedisTimeout("no reply by the deadline"))
             self._fill(deadline_s)
@@ -125,7 +131,7 @@ class RespConnection:
         Raises:
             RedisError: the connection is lost, and closed.
         """
-        self._left_s(deadline_s)
+        self._check_open()
         while True:
             came = self._fill(deadline_s)
             if self._replies or not came:
@@ -135,9 +141,8 @@ class RespConnection:
 
     def send_some(self, raw: bytes | memoryview) -> int:
         """Sends as much as goes without waiting; how many bytes that were."""
-        self._left_s(None)
+        self._check_open()
         try:
-            self._socket.settimeout(0.0)
             return self._socket.send(raw)
         except _WOULD_WAIT:
             return 0
@@ -157,13 +162,25 @@ class RespConnection:
         """Of the socket, for ``select``."""
         return self._socket.fileno()
 
+    def _send_rest(self, raw: memoryview, deadline_s: float) -> None:
+        while raw:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0.0:
+                raise self._lost(RedisTimeout("the server does not take what is sent"))
+            self._writable.poll(1e3 * left_s)
+            raw = raw[self.send_some(raw) :]
+
     def _fill(self, deadline_s: float) -> bool:
         """Receives once, and what TLS has decrypted with it; whether anything came in time."""
+        if not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+            left_s = deadline_s - time.monotonic()
+            if not self._readable.poll(1e3 * left_s if left_s > 0.0 else 0):
+                return False
         try:
-            self._socket.settimeout(max(0.0, deadline_s - time.monotonic()))
             chunk = self._socket.recv(_CHUNK_BYTES)
         except _WOULD_WAIT:
-            return False
+            # With TLS: that was no whole record.
+            return time.monotonic() < deadline_s
         except OSError as error:
             raise self._lost(RedisError(f"the server is gone: {error}")) from error
         if not chunk:
@@ -174,10 +191,9 @@ class RespConnection:
             raise self._lost(error) from error
         return True
 
-    def _left_s(self, deadline_s: float | None) -> float:
+    def _check_open(self) -> None:
         if self.is_closed:
             raise RedisError("the connection is closed")
-        return self._timeout_s if deadline_s is None else deadline_s - time.monotonic()
 
     def _lost(self, error: RedisError) -> RedisError:
         self.close()

@@ -9,7 +9,7 @@ table. Raw columns are little-endian.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -68,15 +68,19 @@ class Reason(IntEnum):
 LOCAL_REASONS = tuple(reason for reason in Reason if reason >= Reason.LATE)
 
 
+#: A name that is checked when it is read.
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)]
+
+
 class DecisionRequest(msgspec.Struct, omit_defaults=True, tag_field="type", tag="decide"):
     """Decisions of one engine at one moment, as columns of ``n`` rows."""
 
     v: int
     id: int  #: echoed in the answer
-    engine_id: str
-    sessions: list[str]  # [n]
+    engine_id: Name
+    sessions: list[Name]  # [n]
     turns: bytes  # int32 [n], the turn that ended with the call, counted from 0
-    tools: list[str]  # [n]
+    tools: list[Name]  # [n]
     facts: dict[str, bytes]  # by facts.FACTS name: float64 [n] or [1]; absent: the fact's default
     profile_id: str = ""
     reply_to: str = ""  #: where the answer goes; empty over HTTP

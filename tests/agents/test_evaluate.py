@@ -40,7 +40,7 @@ def rules(*names: str) -> list[AgentPolicy]:
     return [AgentPolicy(name, make_rule(name)) for name in names]
 
 
-def test_every_policy_meets_the_same_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_policy_meets_the_same_traces() -> None:
     met: dict[str, list[int]] = {}
 
     def watched(scenario, policy, trace, config=None):  # type: ignore[no-untyped-def]
@@ -49,8 +49,7 @@ def test_every_policy_meets_the_same_traces(monkeypatch: pytest.MonkeyPatch) -> 
         return run_policy(scenario, policy, trace, config)
 
     kept: list[object] = []
-    monkeypatch.setattr("rlkv_agents.evaluate.run_policy", watched)
-    evaluate(SCENARIO, rules("lru", "house", "ttl"), SEEDS)
+    evaluate(SCENARIO, rules("lru", "house", "ttl"), SEEDS, run=watched)
     assert met["lru"] == met["house"] == met["ttl"]
     assert len(set(met["lru"])) == len(SEEDS)
 

@@ -46,7 +46,8 @@ TINY = Size(
         "num_key_value_heads": 2,
         "max_position_embeddings": 1024,
     },
-    engine_tokens=3,
+    # Few tokens take less than what a busy machine adds to one of the two times compared.
+    engine_tokens=48,
     calibration_rounds=1,
     calibration_blocks=64,
     fidelity_workloads=("crossover",),
@@ -72,7 +73,8 @@ def test_figures_are_finite_and_positive(name: str) -> None:
     assert record["bench"] == name
     assert record["figures"]
     for figure, value in record["figures"].items():
-        assert math.isfinite(value) and value > 0, figure
+        # Nobody may have been late.
+        assert math.isfinite(value) and (value > 0 or figure == "answered_in_time_ratio"), figure
     assert set(record["aims"]) <= set(record["figures"])
     assert json.loads(json.dumps(record)) == record
 

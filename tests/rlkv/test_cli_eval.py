@@ -389,7 +389,7 @@ def test_interrupted_it_leaves_nothing_behind(
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlkv_agents.evaluate.run_policy", interrupt)
+    monkeypatch.setattr("rlkv.experiment.run_policy", interrupt)
     code, _, err = run(capsys, "eval", *TINY, "--no-tune", "--out", tmp_path / "run")
     assert code == 130 and "Traceback" not in err
     assert contents(tmp_path / "run") == {}

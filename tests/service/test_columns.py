@@ -168,8 +168,9 @@ def test_what_would_divide_by_zero_or_is_no_point_is_refused(name: str, bad: flo
         ({"sessions": ["s"] * (MAX_ROWS + 1)}, f"1025 decisions in a request, 1 to {MAX_ROWS}"),
         ({"tools": ["t"]}, "1 tools for 3 decisions"),
         ({"turns": b"\0"}, "turns has 1 bytes, 3 rows of it have 12"),
-        ({"engine_id": "e" * 257}, "a name of 257 characters"),
-        ({"sessions": ["s", "s" * 300, "s"]}, "a name of 300 characters"),
+        ({"engine_id": "e" * 257}, r"length <= 256 - at `\$.engine_id`"),
+        ({"sessions": ["s", "s" * 300, "s"]}, r"length <= 256 - at `\$.sessions"),
+        ({"tools": ["t", "t", "t" * 300]}, r"length <= 256 - at `\$.tools"),
     ],
 )
 def test_rows_that_make_no_sense_are_refused(change: dict[str, Any], why: str) -> None:
@@ -177,7 +178,7 @@ def test_rows_that_make_no_sense_are_refused(change: dict[str, Any], why: str) -
     for name, value in change.items():
         setattr(message, name, value)
     with pytest.raises(SchemaError, match=why):
-        rows_of(message)
+        rows_of(decode(encode(message), DecisionRequest))
 
 
 def test_a_fact_that_a_reader_does_not_know_is_ignored() -> None:

@@ -50,6 +50,11 @@ class Tally:
 
     def add(self, reasons: NDArray[np.int8]) -> None:
         """Decisions with these reasons, shape ``[n]``."""
+        raw = reasons.tobytes()
+        if raw.count(raw[:1]) == len(raw):  # one reason for all of them, as a rule
+            if raw:
+                self.add_local(Reason(raw[0]), len(raw))
+            return
         numbers = np.bincount(reasons, minlength=len(Reason)).tolist()
         with self._lock:
             self._by_reason = [a + b for a, b in zip(self._by_reason, numbers, strict=True)]

@@ -180,6 +180,11 @@ class Exchange:
         return self._is_recording or len(self._book) > 0
 
     @property
+    def has_expired(self) -> bool:
+        """Whether the deadline of a request has passed, and nothing has come of it."""
+        return self._now_s >= self._book.next_deadline_s()
+
+    @property
     def num_under_way(self) -> int:
         """Requests that have not ended."""
         return len(self._book)

@@ -24,7 +24,7 @@ class Gathering:
     def __init__(self, rows: DecisionRows, deadline_s: float) -> None:
         self._rows, self._deadline_s = rows, deadline_s
         self._parts = _parts(rows)
-        self._ended: dict[int, Settled] = {}
+        self._ended: dict[int, tuple[VerdictRows | None, Reason]] = {}
 
     def asks(self) -> list[tuple[DecisionRows, Any, float]]:
         """For ``Exchange.ask``."""
@@ -34,7 +34,8 @@ class Gathering:
     def put(settled: Settled) -> Gathering:
         """Takes the end of a request to the gathering whose part it was."""
         gathering, part = settled.asked.tag
-        gathering._ended[part] = settled
+        # Not all of it: its tag leads back to here, and such circles wait for the collector.
+        gathering._ended[part] = settled.verdicts, settled.reason
         return gathering  # type: ignore[no-any-return]
 
     @property
@@ -49,22 +50,19 @@ class Gathering:
             rule: answers what nobody else did.
             reason: why, where the requests were not even sent.
         """
-        version = next(
-            (ended.verdicts.policy_version for ended in self._ended.values() if ended.verdicts),
-            LOCAL_VERSION,
-        )
+        answers = (verdicts for verdicts, _ in self._ended.values() if verdicts)
+        first = next(answers, None)
+        version = LOCAL_VERSION if first is None else first.policy_version
         found = []
         for i, part in enumerate(self._parts):
-            ended = self._ended.get(i)
-            if ended is None:
-                found.append(rule.verdicts(part, reason))
-            elif ended.verdicts is None:
-                found.append(rule.verdicts(part, ended.reason))
-            elif ended.verdicts.policy_version != version:
+            verdicts, why = self._ended.get(i, (None, reason))
+            if verdicts is None:
+                found.append(rule.verdicts(part, why))
+            elif verdicts.policy_version != version:
                 # A new bundle came in between; no answer mixes two.
                 found.append(rule.verdicts(part, Reason.MISMATCHED))
             else:
-                found.append(ended.verdicts)
+                found.append(verdicts)
         return found[0] if len(found) == 1 else _joined(version, found)
 
 

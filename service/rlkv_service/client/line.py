@@ -38,6 +38,10 @@ class Line:
                 raise RedisError(f"a reply to nothing: {str(reply)[:80]}")
             self._waiting.popleft()(reply)
 
+    def __len__(self) -> int:
+        """Commands without a reply."""
+        return len(self._waiting)
+
     @property
     def is_idle(self) -> bool:
         """Whether every command has its reply."""

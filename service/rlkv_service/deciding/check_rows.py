@@ -8,6 +8,7 @@ import numpy as np
 
 from rlkv_engine import facts as F
 from rlkv_engine.errors import InputError
+from rlkv_engine.observe import NUM_FEATURES
 from rlkv_service.columns import DecisionRows
 from rlkv_service.deciding.active_bundle import ActiveBundle
 from rlkv_service.deciding.decider import Decider
@@ -44,11 +45,12 @@ def made_up_rows(num: int = _NUM_MADE_UP) -> DecisionRows:
 
 
 def check_bundle(bundle: ActiveBundle, recorded: Sequence[DecisionRows]) -> None:
-    """Lets a bundle answer the made-up rows and recorded ones.
+    """Lets a bundle answer made-up observations and rows, and recorded rows.
 
     Raises:
         InputError: an answer is no verb, not legal, or its confidence is no number.
     """
+    _check_answers(bundle)
     decider = Decider(bundle)
     for rows in (made_up_rows(), *recorded):
         verdicts = decider.decide("", rows)
@@ -60,3 +62,17 @@ def check_bundle(bundle: ActiveBundle, recorded: Sequence[DecisionRows]) -> None
             raise InputError(f"{bundle.version} swaps where the host has no room")
         if not ((verdicts.confidence >= 0.0) & (verdicts.confidence <= 1.0)).all():
             raise InputError(f"{bundle.version} answers with a confidence that is not 0 to 1")
+
+
+def _check_answers(bundle: ActiveBundle) -> None:
+    """Asks the policy itself: on the machine of a row it may not be heard."""
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=(_NUM_MADE_UP, NUM_FEATURES))
+    observations = np.clip(drawn, bundle.low, bundle.high).astype(np.float32)
+    may_swap = np.arange(_NUM_MADE_UP) % 2 == 0
+    largest = float(np.abs(observations).max())
+    verb, confidence, _ = bundle.answer(observations, may_swap, largest)
+    if not np.isin(verb, list(Verb)).all() or ((verb == Verb.SWAP) & ~may_swap).any():
+        raise InputError(f"{bundle.version} answers what is no verb, or not a legal one")
+    if not ((confidence >= 0.0) & (confidence <= 1.0)).all():
+        raise InputError(f"{bundle.version} answers with a confidence that is not 0 to 1")

@@ -20,6 +20,7 @@ from rlkv_service.schema import Reason
 F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]
 I1 = NDArray[np.int8]
+I8 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 # Numbers that the compiler sees.
@@ -92,30 +93,52 @@ def is_one_machine(facts: F8) -> bool:
 
 
 @jit
-def look(facts: F8, low: F8, high: F8, observations: F4, swap_legal: Bools, knows: Bools) -> float:
-    """Observations ``[n, NUM_FEATURES]``, where SWAP is legal, and what was met in training.
+def look(
+    facts: F8,
+    departs: Bools,
+    low: F8,
+    high: F8,
+    observations: F4,
+    swap_legal: Bools,
+    knows: Bools,
+    heard: I8,
+) -> tuple[int, float]:
+    """Finds the rows on which a policy may be heard, and what it has to see of them.
 
     An engine whose own rule swaps may swap: one that swaps at once discards where the host has no
     room, and says SWAP all the same. A number that is not finite lies outside of everything.
 
+    Args:
+        facts: filled, ``[n, NUM_FACTS]``.
+        departs: whether a row is of a machine where the policy may leave the rule, ``[n]``.
+        low: least of each feature that was met in training, ``[NUM_FEATURES]``.
+        high: likewise the most.
+        observations: out, ``[n, NUM_FEATURES]``, of the rows that are heard, one after another.
+        swap_legal: out, ``[n]``, where SWAP is legal, of the same rows.
+        knows: out, ``[n]``, of all rows: whether such facts were met in training.
+        heard: out, ``[n]``, the places of those rows.
+
     Returns:
-        The largest size of a number in the observations that are known.
+        How many they are, and the largest size of a number in their observations.
     """
-    largest = 0.0
+    num, largest = 0, 0.0
     for row in range(facts.shape[0]):
-        offer_features(facts[row], observations[row])
-        candidate_features(facts[row], observations[row])
-        swap_legal[row] = facts[row, F.SWAP_IS_LEGAL] == 1.0 or facts[row, F.RULE_VERB] == SWAP
-        within, size = True, 0.0
+        seen = observations[num]
+        offer_features(facts[row], seen)
+        candidate_features(facts[row], seen)
+        within, size = departs[row], 0.0
         for i in range(low.shape[0]):
-            value = observations[row, i]
+            value = seen[i]
             size = max(size, abs(value))
             if not (value >= low[i] and value <= high[i] and abs(value) < math.inf):
                 within = False
         knows[row] = within
         if within:
+            swap_legal[num] = facts[row, F.SWAP_IS_LEGAL] == 1.0 or facts[row, F.RULE_VERB] == SWAP
+            heard[num] = row
             largest = max(largest, size)
-    return largest
+            num += 1
+    return num, largest
 
 
 @jit

@@ -86,37 +86,52 @@ class Decider:
         # Requests of an engine side by side: what is asked of estimates is asked once for each.
         order = sorted(range(len(asked)), key=lambda i: asked[i].engine_id)
         batch = _Batch([asked[i] for i in order], self._estimates, rules)
-        facts, num = batch.facts, len(batch.facts)
-        observations = np.empty((num, NUM_FEATURES), np.float32)
-        swap_legal, knows = np.empty(num, np.bool_), np.empty(num, np.bool_)
-        largest = look(facts, bundle.low, bundle.high, observations, swap_legal, knows)
-        policy, confidence, unsure = bundle.answer(observations, swap_legal, largest)
-        small, real = np.empty((5, num), np.int8), np.empty((4, num), np.float32)
+        num = len(batch.facts)
+        small, real = np.empty((6, num), np.int8), np.empty((4, num), np.float32)
+        policy, confidence = small[5], np.empty(num)
+        knows, unsure = np.empty((2, num), np.bool_)
+        if batch.may_depart:
+            _hear(bundle, batch, policy, confidence, knows, unsure)
         judge(
-            facts, policy, confidence, knows, unsure, batch.departs, batch.left_s,
+            batch.facts, policy, confidence, knows, unsure, batch.departs, batch.left_s,
             self._shadow, self._min_confidence, small, real,
         )  # fmt: skip
-        verb, priority, by_rule, reason, rule = small
-        lease_s, p50_s, p90_s, sure = real
         verdicts: list[VerdictRows] = [None] * len(asked)  # type: ignore[list-item]
         start = 0
         for i in order:
             part = slice(start, start + len(asked[i].rows))
-            verdicts[i] = VerdictRows(
-                bundle.version,
-                verb[part],
-                lease_s[part],
-                priority[part],
-                p50_s[part],
-                p90_s[part],
-                sure[part],
-                by_rule[part],
-                reason[part],
-                rule[part],
-                policy[part],
-            )
             start = part.stop
+            verb, priority, by_rule, reason, rule, said = small[:, part]
+            verdicts[i] = VerdictRows(
+                bundle.version, verb, real[0, part], priority, real[1, part], real[2, part],
+                real[3, part], by_rule, reason, rule, said,
+            )  # fmt: skip
         return verdicts
+
+
+def _hear(
+    bundle: ActiveBundle,
+    batch: _Batch,
+    policy: NDArray[np.int8],
+    confidence: NDArray[np.float64],
+    knows: NDArray[np.bool_],
+    unsure: NDArray[np.bool_],
+) -> None:
+    """Asks the policy about those rows on which it may be heard; of the others it says nothing.
+
+    ``batch.departs`` says on which machines it may, ``knows`` (out) where it knows such facts.
+    """
+    num = len(batch.facts)
+    observations, swap_legal = np.empty((num, NUM_FEATURES), np.float32), np.empty(num, np.bool_)
+    heard = np.empty(num, np.int64)
+    num_heard, largest = look(
+        batch.facts, batch.departs, bundle.low, bundle.high, observations, swap_legal, knows, heard
+    )
+    if num_heard:
+        rows = heard[:num_heard]
+        policy[rows], confidence[rows], unsure[rows] = bundle.answer(
+            observations[:num_heard], swap_legal[:num_heard], largest
+        )
 
 
 class _Batch:
@@ -125,49 +140,55 @@ class _Batch:
     def __init__(
         self, asked: Sequence[Asked], estimates: PauseEstimates | None, rules: AdvisedRules
     ) -> None:
-        self.facts = np.concatenate([each.rows.facts for each in asked])
+        if len(asked) == 1:
+            self.facts = asked[0].rows.facts.copy()
+        else:
+            self.facts = np.concatenate([each.rows.facts for each in asked])
         num = len(self.facts)
-        self.left_s = np.full((2, num), np.nan)  # p50 and p90 of what is left of the pauses
+        self.left_s = np.empty((2, num))  # p50 and p90 of what is left of the pauses
         self.departs = np.empty(num, np.bool_)
+        self.may_depart = False  # whether any row does
         start = 0
-        for engine_id, group in groupby(asked, key=lambda each: each.engine_id):
+        for engine_id, group in groupby(asked, key=_engine_of):
             mine = [each.rows for each in group]
             part = slice(start, start + sum(map(len, mine)))
-            silent = self._fill(engine_id, mine, part, estimates)
-            self._take_rules(engine_id, part, rules, silent > 0)
             start = part.stop
+            facts, departs, left_s = self.facts[part], self.departs[part], self.left_s[:, part]
+            silent = _fill(engine_id, mine, facts, left_s, estimates)
+            for rows in _same_machines(facts):
+                advised = rules.on(engine_id, facts[rows][0])
+                departs[rows] = advised.departs
+                self.may_depart = self.may_depart or advised.departs
+                if silent:
+                    said = facts[rows, F.RULE_VERB]
+                    facts[rows, F.RULE_VERB] = np.where(
+                        np.isnan(said), advised.rule.verbs(facts[rows]), said
+                    )
 
-    def _fill(
-        self,
-        engine_id: str,
-        mine: Sequence[DecisionRows],
-        part: slice,
-        estimates: PauseEstimates | None,
-    ) -> int:
-        facts = self.facts[part]
-        if estimates is None:
-            return fill_unknown(facts, np.nan, self.left_s[0, part])
-        left = estimates.remaining(
-            engine_id,
-            [session for rows in mine for session in rows.sessions],
-            [tool for rows in mine for tool in rows.tools],
-            facts[:, F.ELAPSED_S],
-        )
-        self.left_s[0, part], self.left_s[1, part] = left.p50_s, left.p90_s
-        return fill_unknown(facts, estimates.mean_pause_s(engine_id), left.mean_s)
 
-    def _take_rules(
-        self, engine_id: str, part: slice, rules: AdvisedRules, are_silent: bool
-    ) -> None:
-        facts, departs = self.facts[part], self.departs[part]
-        for rows in _same_machines(facts):
-            advised = rules.on(engine_id, facts[rows][0])
-            departs[rows] = advised.departs
-            if are_silent:
-                said = facts[rows, F.RULE_VERB]
-                facts[rows, F.RULE_VERB] = np.where(
-                    np.isnan(said), advised.rule.verbs(facts[rows]), said
-                )
+def _engine_of(asked: Asked) -> str:
+    return asked.engine_id
+
+
+def _fill(
+    engine_id: str,
+    mine: Sequence[DecisionRows],
+    facts: NDArray[np.float64],
+    left_s: NDArray[np.float64],
+    estimates: PauseEstimates | None,
+) -> int:
+    """Fills what is unknown in the facts of an engine; how many rows lack the rule's verb."""
+    if estimates is None:
+        left_s[:] = np.nan
+        return fill_unknown(facts, np.nan, left_s[0])
+    if len(mine) == 1:
+        sessions, tools = mine[0].sessions, mine[0].tools
+    else:
+        sessions = [session for rows in mine for session in rows.sessions]
+        tools = [tool for rows in mine for tool in rows.tools]
+    left = estimates.remaining(engine_id, sessions, tools, facts[:, F.ELAPSED_S])
+    left_s[0], left_s[1] = left.p50_s, left.p90_s
+    return fill_unknown(facts, estimates.mean_pause_s(engine_id), left.mean_s)
 
 
 def _same_machines(facts: NDArray[np.float64]) -> list[slice | NDArray[np.int64]]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rlkv_engine.facts import FACTS, NUM_FACTS, POINT
 from rlkv_service.columns import DecisionRows, VerdictRows, first_impossible
 from rlkv_service.decision_api.fact_fields import MACHINE, MEMORY, QUESTION, fields_of
-from rlkv_service.decision_api.json_bodies import Name, Turn, Version, decode_json
+from rlkv_service.decision_api.json_bodies import Turn, Version, decode_json
 from rlkv_service.decision_api.problems import Problem
-from rlkv_service.schema import LOCAL_REASONS, MAX_ROWS, SCHEMA_VERSION, Point, Reason, Verb
+from rlkv_service.schema import LOCAL_REASONS, MAX_ROWS, SCHEMA_VERSION, Name, Point, Reason, Verb
 
 _POINTS = {point.name: float(point) for point in Point}
 _VERBS = [verb.name for verb in Verb]

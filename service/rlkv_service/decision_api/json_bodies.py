@@ -8,9 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from rlkv_service.decision_api.problems import Problem, problem_of
-from rlkv_service.schema import MAX_NAME_LENGTH, SCHEMA_VERSION, SchemaError, check_version
+from rlkv_service.schema import SCHEMA_VERSION, SchemaError, check_version
 
-Name = Annotated[str, Meta(max_length=MAX_NAME_LENGTH)]
 Turn = Annotated[int, Meta(ge=0, lt=2**31, description="Counted from 0.")]
 Version = Annotated[
     int, Meta(description="Of the schema.", extra_json_schema={"const": SCHEMA_VERSION})

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from rlkv_service.decision_api.json_bodies import Name, Tokens, Turn, Version, decode_json
+from rlkv_service.decision_api.json_bodies import Tokens, Turn, Version, decode_json
 from rlkv_service.decision_api.problems import Problem
-from rlkv_service.schema import MAX_ROWS, SCHEMA_VERSION, Outcome, Verb
+from rlkv_service.schema import MAX_ROWS, SCHEMA_VERSION, Name, Outcome, Verb
 
 Seconds = Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": 1e10})]
 #: Three centuries: durations and moments beyond are mistakes.

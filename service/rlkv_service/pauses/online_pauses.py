@@ -30,6 +30,7 @@ MAX_ENGINES = 256
 MAX_TOOLS = 1024
 MAX_OWN = 16_384
 _NONE: NDArray[np.int64] = np.array([-1])
+_P50_P90 = np.array([0.5, 0.9])
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,11 @@ class OnlinePauses:
     ) -> RemainingPauses:
         """What is left of each pause, given how long it has lasted; NaN for an unknown engine."""
         num = len(tools)
-        out = RemainingPauses(np.full(num, np.nan), np.full(num, np.nan), np.full(num, np.nan))
-        elapsed = np.ascontiguousarray(elapsed_s, np.float64)
         with self.lock:
             engine = self.engines.row_of((engine_id,))
             if engine < 0:
-                return out
+                unknown = np.full(num, np.nan)
+                return RemainingPauses(unknown, unknown, unknown)
             tool_rows = np.fromiter(
                 map(self.tools.keys.rows.get, zip(repeat(engine_id), tools), repeat(-1)),
                 np.int64, num,
@@ -137,12 +137,10 @@ class OnlinePauses:
                 map(self.own.keys.rows.get, zip(repeat(engine_id), sessions, tools), repeat(-1)),
                 np.int64, num,
             )  # fmt: skip
-            quantiles = np.empty((2, num))
-            self._fill(
-                engine, tool_rows, own_rows, elapsed, np.array([0.5, 0.9]), out[0], quantiles
-            )
-        out[1][:], out[2][:] = quantiles
-        return out
+            mean_s, quantiles_s = np.empty(num), np.empty((2, num))
+            elapsed = np.ascontiguousarray(elapsed_s, np.float64)
+            self._fill(engine, tool_rows, own_rows, elapsed, _P50_P90, mean_s, quantiles_s)
+        return RemainingPauses(mean_s, quantiles_s[0], quantiles_s[1])
 
     def mean_pause_s(self, engine_id: str) -> float:
         """Mean of the pauses of an engine, seconds; NaN where none is known."""

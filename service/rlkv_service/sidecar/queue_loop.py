@@ -1,7 +1,7 @@
 """Answers the requests that wait in Redis, for as long as it is told to.
 
-One command of the server is waited for at a time: answers, entries of the log and the next request
-to wait travel in one write, so that a round trip costs no more than a blocking pop.
+Requests come by one connection; answers and entries of the log go by another, where what the server
+says of them is read later: it wakes nobody who waits for a request.
 """
 
 from __future__ import annotations
@@ -9,14 +9,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from rlkv_service.columns import verdicts_of
-from rlkv_service.redis_keys import ANSWERS_EXPIRE_S
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RedisReplyError, Reply, RespConnection, Word
+from rlkv_service.resp import (
+    RedisError,
+    RedisReplyError,
+    Reply,
+    RespConnection,
+    encode_command,
+)
 from rlkv_service.schema import SCHEMA_VERSION, Refusal, encode
 from rlkv_service.server_clock import ServerClock
+from rlkv_service.sidecar.answer_commands import AnswerCommands
 from rlkv_service.sidecar.request_batch import RequestBatch, Taken, read_batch
 from rlkv_service.sidecar.service import DecisionService
 
@@ -31,7 +38,11 @@ MAX_ANSWERS = 1024
 #: Between attempts to reach the server, seconds; the second figure is reached by doubling.
 RETRY_S, MAX_RETRY_S = 0.05, 2.0
 
-_Command = tuple[Word, ...]
+#: Commands whose replies are read together, while requests come.
+READ_TOGETHER = 128
+_LOG, _OTHER = "log", "other"
+#: For what the server has to say of what it was sent, seconds.
+_REPLY_S = 5.0
 
 
 class QueueLoop:
@@ -47,6 +58,13 @@ class QueueLoop:
         self._service = service
         self._keys, self._counters, self._budget = service.keys, service.counters, service.budget
         self._clock = ServerClock()
+        # TIME right behind the pop: deadlines are compared with when it really was.
+        self._take = encode_command(
+            "BLMPOP", BLOCK_S, 1, self._keys.requests, "LEFT", "COUNT", TAKE
+        ) + encode_command("TIME")
+        self._commands = AnswerCommands()
+        #: What was written and has no reply yet: the list of an answer, or what else it was.
+        self._unread: deque[str] = deque()
         self._lost = ""  # why there is no connection
         self._retry_s = RETRY_S
         self._complaint = ""  # why it refused what was written, last
@@ -55,9 +73,10 @@ class QueueLoop:
         """Answers until told to stop, and then what it has taken."""
         while not stop.is_set():
             try:
-                with RespConnection(url) as connection:
-                    self._clock.set(connection)
-                    self._answer_all(connection, stop)
+                with RespConnection(url) as taking, RespConnection(url) as writing:
+                    self._unread.clear()
+                    self._clock.set(taking)
+                    self._answer_all(taking, writing, stop)
             except RedisError as error:
                 if str(error) != self._lost:
                     self._lost = str(error)
@@ -65,29 +84,48 @@ class QueueLoop:
                 stop.wait(self._retry_s)
                 self._retry_s = min(2.0 * self._retry_s, MAX_RETRY_S)
 
-    def _answer_all(self, connection: RespConnection, stop: threading.Event) -> None:
-        # TIME right behind the pop: deadlines are compared with when it really was.
-        take: list[_Command] = [
-            ("BLMPOP", BLOCK_S, 1, self._keys.requests, "LEFT", "COUNT", TAKE),
-            ("TIME",),
-        ]
-        answers: list[_Command] = []
-        while not stop.is_set() or answers:
-            going_on = not stop.is_set()
-            commands = answers + take if going_on else answers
-            deadline_s = time.monotonic() + BLOCK_S + 5.0
-            replies = connection.pipeline(commands, deadline_s=deadline_s)
-            answers = self._settle(answers, replies[: len(answers)])
-            if not going_on:
-                continue
-            popped, now = replies[-2:]
-            frames = _frames(popped)
-            # Lateness is told by when it was popped: the answer to TIME was written right then.
+    def rehearse(self, frame: bytes) -> None:
+        """Answers a frame to nobody: what is compiled or loaded at first is, then."""
+        self._answer([frame])
+        self._unread.clear()
+
+    def _answer_all(
+        self, taking: RespConnection, writing: RespConnection, stop: threading.Event
+    ) -> None:
+        while not stop.is_set():
+            taking.send(self._take)
+            if len(self._unread) >= READ_TOGETHER:
+                self._read(writing)
+            deadline_s = time.monotonic() + BLOCK_S + _REPLY_S
+            popped, now = taking.receive(deadline_s), taking.receive(deadline_s)
+            # Lateness is told by when it was popped: TIME was answered right then.
             after_s = time.monotonic()
             self._clock.learn(now, after_s, after_s)
             self._found()
-            if frames:
-                answers += self._answer(frames)
+            if frames := _frames(popped):
+                writing.send(self._answer(frames))
+            else:
+                self._read(writing)
+                writing.wait(0.0)  # whether it is still there, before it is needed
+        self._read(writing)
+
+    def _read(self, writing: RespConnection) -> None:
+        """Looks at what became of answers and of the log."""
+        deadline_s = time.monotonic() + _REPLY_S
+        for _ in range(len(self._unread)):
+            what, reply = self._unread.popleft(), writing.receive(deadline_s)
+            if isinstance(reply, RedisReplyError):
+                self._complain(str(reply))
+                if what == _LOG:
+                    self._counters.log_failed()
+                    self._budget.failed(str(reply))
+            elif what in (_LOG, _OTHER):
+                continue
+            elif not isinstance(reply, int):
+                raise RedisError(f"no reply to RPUSH: {str(reply)[:80]}")
+            elif reply > MAX_ANSWERS:
+                writing.send(encode_command("LTRIM", what, -MAX_ANSWERS, -1))
+                self._unread.append(_OTHER)
 
     def _found(self) -> None:
         self._retry_s = RETRY_S
@@ -95,18 +133,20 @@ class QueueLoop:
             self._lost = ""
             _logger.info("the server answers again")
 
-    def _answer(self, frames: Sequence[bytes]) -> list[_Command]:
+    def _answer(self, frames: Sequence[bytes]) -> bytes:
         """The commands that answer frames and log them."""
         begin_s = time.perf_counter()
         batch = read_batch(frames, self._keys, self._clock.now_s())
         answered = self._decide(batch) if batch.taken else []
-        commands: list[_Command] = []
+        commands: list[bytes] = []
         for reply_to, payload in [(t.reply_to, raw) for t, raw in answered] + batch.refused:
-            commands.append(("RPUSH", reply_to, payload))
-            commands.append(("EXPIRE", reply_to, ANSWERS_EXPIRE_S))
+            commands.append(self._commands(reply_to, payload))
+            self._unread += (reply_to, _OTHER)
         if self._budget.is_logging:
             now_s = self._clock.now_s()
-            commands += (self._budget.command(t.raw, raw, now_s) for t, raw in answered)
+            for each, raw in answered:
+                commands.append(encode_command(*self._budget.command(each.raw, raw, now_s)))
+                self._unread.append(_LOG)
         for result, num in (
             ("late", batch.num_late),
             ("malformed", batch.num_malformed),
@@ -116,7 +156,7 @@ class QueueLoop:
                 self._counters.dropped(result, num)
         if answered:
             self._counters.answered(time.perf_counter() - begin_s, len(answered))
-        return commands
+        return b"".join(commands)
 
     def _decide(self, batch: RequestBatch) -> list[tuple[Taken, bytes]]:
         """The answers to what was taken; a request that breaks us is refused alone."""
@@ -139,22 +179,6 @@ class QueueLoop:
             (each, encode(verdicts_of(verdicts, each.id)))
             for each, verdicts in zip(taken, decided, strict=True)
         ]
-
-    def _settle(self, commands: Sequence[_Command], replies: Sequence[Reply]) -> list[_Command]:
-        """Looks at what became of answers and of the log; what is to be done about it."""
-        more: list[_Command] = []
-        for words, reply in zip(commands, replies, strict=True):
-            if words[0] == "XADD" and isinstance(reply, RedisReplyError):
-                self._counters.log_failed()
-                self._budget.failed(str(reply))
-                self._complain(str(reply))
-            elif words[0] == "RPUSH" and isinstance(reply, RedisReplyError):
-                self._complain(str(reply))
-            elif words[0] == "RPUSH" and not isinstance(reply, int):
-                raise RedisError(f"no reply to RPUSH: {str(reply)[:80]}")
-            elif words[0] == "RPUSH" and reply > MAX_ANSWERS:
-                more.append(("LTRIM", words[1], -MAX_ANSWERS, -1))
-        return more
 
     def _complain(self, reason: str) -> None:
         if reason != self._complaint:

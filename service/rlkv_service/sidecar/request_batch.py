@@ -22,6 +22,7 @@ from rlkv_service.schema import (
     decode,
     encode,
 )
+from rlkv_service.sidecar.compiled_facts import read_facts
 
 _logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def read_batch(frames: Sequence[bytes], keys: RedisKeys, now_s: float) -> Reques
             if request.deadline_s is not None and not now_s <= request.deadline_s:
                 batch.num_late += 1
                 continue
-            rows: DecisionRows = rows_of(request)
+            rows: DecisionRows = rows_of(request, read_facts)
         except SchemaError as error:
             _refuse(batch, raw, str(error), keys)
             continue

@@ -11,7 +11,6 @@ from typing import Self
 
 from rlkv_engine.errors import RlkvError
 from rlkv_service.deciding.bundle_watch import BundleWatch
-from rlkv_service.deciding.check_rows import made_up_rows
 from rlkv_service.deciding.decider import Decider
 from rlkv_service.pause_estimates import PauseEstimates
 from rlkv_service.pauses import OnlinePauses, OutcomeFollower
@@ -22,6 +21,7 @@ from rlkv_service.schema import Outcome, SessionEnd
 from rlkv_service.sidecar.housekeeping import Housekeeping
 from rlkv_service.sidecar.log_budget import DEFAULT_LOG_BYTES
 from rlkv_service.sidecar.queue_loop import QueueLoop
+from rlkv_service.sidecar.rehearsal import rehearse
 from rlkv_service.sidecar.service import DecisionService
 
 _logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Sidecar:
             min_confidence=options.min_confidence,
         )
         self.service = DecisionService(decider, url, keys, estimates, log_bytes=options.log_bytes)
-        decider.decide("", made_up_rows())  # compiles what is not compiled yet
+        rehearse(watch.first, url, keys)
         #: Set, it ends.
         self.stop_event = threading.Event()
         loop = QueueLoop(self.service)

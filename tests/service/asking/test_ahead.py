@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_the_engine_knows_the_reasons_of_the_schema() -> None:
 
 @pytest.mark.parametrize("asker", [Silent(), Refusing()])
 def test_without_answers_the_engines_own_policy_decides(asker: Silent) -> None:
-    scenario, policy = small_scenario(), random_network()
+    scenario, policy = small_scenario(num_sessions=15, rate_per_s=3.0), random_network()
     alone, asking = small_engine(scenario, policy), small_engine(scenario, policy)
     step_to_end(alone, PolicyPlanner(policy.compiled()))
     planner = AskingAhead(asker, policy.compiled())
@@ -57,7 +58,7 @@ def test_without_answers_the_engines_own_policy_decides(asker: Silent) -> None:
 
 
 def test_fresh_answers_decide_nearly_everything() -> None:
-    scenario, policy = small_scenario(), random_network()
+    scenario, policy = small_scenario(num_sessions=15, rate_per_s=3.0), random_network()
     engine = small_engine(scenario, policy)
     planner = AskingAhead(AgedAnswers(InProcessPolicy(policy), 1))
     step_to_end(engine, planner)
@@ -70,7 +71,7 @@ def test_fresh_answers_decide_nearly_everything() -> None:
 
 
 def test_a_policy_that_says_what_the_rule_says_changes_nothing() -> None:
-    scenario = small_scenario()
+    scenario = small_scenario(num_sessions=15, rate_per_s=3.0)
     alone, asking = small_engine(scenario, HOUSE), small_engine(scenario, HOUSE)
     step_to_end(alone, PolicyPlanner(RULE_POLICY))
 
@@ -86,7 +87,7 @@ def test_a_policy_that_says_what_the_rule_says_changes_nothing() -> None:
 
 
 def test_answers_that_are_too_old_are_not_used() -> None:
-    scenario, policy = small_scenario(), random_network()
+    scenario, policy = small_scenario(num_sessions=15, rate_per_s=3.0), random_network()
     alone, asking = small_engine(scenario, policy), small_engine(scenario, policy)
     step_to_end(alone, PolicyPlanner(RULE_POLICY))
     planner = AskingAhead(
@@ -98,10 +99,10 @@ def test_answers_that_are_too_old_are_not_used() -> None:
     assert asked_share(planner.reasons) == 0.0
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("num_host_blocks", [250, 8])
 def test_the_books_add_up_whatever_comes_whenever(seed: int, num_host_blocks: int) -> None:
-    scenario = small_scenario(num_host_blocks=num_host_blocks, num_sessions=25)
+    scenario = small_scenario(num_host_blocks=num_host_blocks, num_sessions=25, rate_per_s=3.0)
     rule = AgentPolicy("any", make_rule(("house", "swap", "discard", "ttl")[seed % 4]))
     engine = small_engine(scenario, rule, seed)
     planner = AskingAhead(
@@ -125,8 +126,9 @@ def test_the_books_add_up_whatever_comes_whenever(seed: int, num_host_blocks: in
     step_to_end(engine, planner, check)
     engine.check_integrity()
     assert planner.reasons.total() == engine.state.n[S.NUM_DECISIONS]
-    assert planner.reasons[Reason.POLICY] > 0
     assert min(planner.reasons.values()) >= 0
+    # Rules that give everything up at once leave hardly anything to decide.
+    assert asked_share(planner.reasons) > 0.0 or rule.rule.name in ("swap", "discard")
 
 
 def test_a_call_is_revised_when_its_answer_comes() -> None:
@@ -182,3 +184,21 @@ def test_more_slots_keep_their_answers() -> None:
     assert many.verb.shape == (4, 5) and many.verb[1, 1] == 2
     assert many.pause_start[1, 1] == 0.5 and np.isnan(many.pause_start[1, 4])
     assert many.counts is few.counts
+
+
+class OfAnotherPause(AgedAnswers):
+    """Answers as if the session in each slot had paused at another time."""
+
+    def ask(self, rows: DecisionRows, tag: Any) -> bool:
+        return super().ask(rows, tag._replace(pause_start=tag.pause_start - 0.25))
+
+
+def test_an_answer_about_another_pause_is_none() -> None:
+    scenario, policy = small_scenario(num_sessions=15, rate_per_s=3.0), random_network()
+    alone, asking = small_engine(scenario, policy), small_engine(scenario, policy)
+    step_to_end(alone, PolicyPlanner(RULE_POLICY))
+    planner = AskingAhead(OfAnotherPause(InProcessPolicy(policy), 1))
+    step_to_end(asking, planner)
+    same_state(alone.state, asking.state)
+    assert asked_share(planner.reasons) == 0.0
+    assert set(planner.reasons) == {Reason.LATE, Reason.NOT_ASKED, Reason.STALE}

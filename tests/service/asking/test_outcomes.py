@@ -13,7 +13,7 @@ from rlkv_agents.rules import make_rule
 from rlkv_engine import state as S
 from rlkv_engine.latency import resume_latency_s
 from rlkv_engine.paged.clock import SimulatedClock
-from rlkv_engine.paged.engine import PagedEngine
+from rlkv_engine.paged.engine import PagedEngine, Token
 from rlkv_engine.paged.trace_player import TracePlayer
 from rlkv_engine.profile import Profile
 from rlkv_envs.scenario import Scenario
@@ -63,7 +63,7 @@ def test_outcomes_add_up_to_the_engines_counters(in_place: bool, times: int) -> 
     reports.follow(engine)
     trace, st, outcomes = engine.trace, engine.state, kept.outcomes
     # One for each pause, with what the trace says of it.
-    turns = {}
+    turns: dict[tuple[str, int], int] = {}
     for sid in range(trace.num_sessions):
         first, end = trace.first_turn[sid : sid + 2]
         turns |= {(trace.session_ids[sid], t - first): t for t in range(first, end - 1)}
@@ -162,11 +162,11 @@ def test_live_sessions_are_reported_by_their_numbers() -> None:
     expected: set[tuple[str, int, str]] = set()
     ended: set[str] = set()
     # More sessions than there are columns at first, so that columns are used again.
-    for number in range(300):
+    for number in range(270):
         prompt = random.integers(1, 50, size=int(random.integers(1, 20))).tolist()
         session = engine.add_session(prompt, max_new_tokens=3)
         assert session == number
-        tokens = []
+        tokens: list[Token] = []
         while not tokens or tokens[-1].end is None:
             tokens += engine.step()
         if number % 3 == 0:

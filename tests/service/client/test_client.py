@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -230,3 +232,27 @@ def test_what_a_caller_gets_wrong_is_said(valkey: EmbeddedValkey, client: Client
         client.decide(rows_about(1), deadline_ms=-1.0)
     with pytest.raises(InputError, match="is no Outcome"):
         client.report(["paused"])  # type: ignore[list-item]
+
+
+def test_many_questions_in_a_row_are_answered(responder: Responder, client: Client) -> None:
+    # More than there are waits begun at once, and than replies are left unread.
+    rows = rows_about(3, 2)
+    for _ in range(300):
+        verdicts = client.decide(rows)
+        check_rows_match(rows, verdicts)
+    assert client.counts.answered == 600 and client.counts.local == 0
+
+
+def test_what_was_asked_does_not_wait_for_the_collector(
+    responder: Responder, client: Client
+) -> None:
+    gc.disable()
+    try:
+        for num in (1, 1500):
+            rows = rows_about(1, num)
+            facts = weakref.ref(rows.facts)
+            client.decide(rows)
+            del rows
+            assert facts() is None
+    finally:
+        gc.enable()

@@ -359,3 +359,21 @@ def test_a_stop_answers_what_was_taken(
     assert waiting + answered == 500
     with Sidecar(valkey.url, SidecarOptions(bundle)):
         assert {client.next().id for _ in range(499)}
+
+
+def test_a_connection_for_answers_that_is_closed_is_noticed_before_it_is_needed(
+    sidecar: Sidecar, client: QueueClient
+) -> None:
+    def ids(command: str) -> set[str]:
+        listed = client.connection.execute("CLIENT", "LIST").decode().splitlines()
+        fields = [dict(field.split("=", 1) for field in line.split(" ")) for line in listed]
+        return {each["id"] for each in fields if each["cmd"] == command}
+
+    client.push(client.frame(1))
+    assert client.next().id == 1
+    before = ids("blmpop")
+    (writing,) = ids("xadd")
+    client.connection.execute("CLIENT", "KILL", "ID", writing)
+    until(lambda: bool(ids("blmpop")) and not ids("blmpop") & before, "the same connections")
+    client.push(client.frame(2))
+    assert client.next().id == 2
