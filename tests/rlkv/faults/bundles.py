@@ -9,6 +9,7 @@ import numpy as np
 from rlkv_agents.bundle import save_bundle
 from rlkv_service.columns import DecisionRows, VerdictRows
 from rlkv_service.deciding.active_bundle import ActiveBundle
+from rlkv_service.deciding.check_rows import made_up_rows
 from rlkv_service.deciding.decider import Decider
 from rlkv_service.schema import LOCAL_REASONS
 from tests.agents.small_scenario import random_network
@@ -26,7 +27,9 @@ class Bundles:
         """Puts another bundle into the folder; its version."""
         save_bundle(self.folder, random_network(seed), {})
         bundle = ActiveBundle.load(self.folder)
-        self._deciders[bundle.version] = Decider(bundle)
+        decider = Decider(bundle)
+        decider.decide("engine", made_up_rows())  # compiles what is not compiled yet
+        self._deciders[bundle.version] = decider
         return bundle.version
 
     def check(self, rows: DecisionRows, verdicts: VerdictRows) -> None:

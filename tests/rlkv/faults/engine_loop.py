@@ -20,7 +20,8 @@ from rlkv_agents.rules import make_rule
 from rlkv_engine import state as S
 from rlkv_engine.paged.trace_player import TracePlayer
 from rlkv_engine.trace import Trace
-from rlkv_service.asking.ahead import AskingAhead
+from rlkv_service.asking.ahead import AgedAnswers, AskingAhead
+from rlkv_service.asking.in_process import InProcessPolicy
 from rlkv_service.asking.outcomes import OutcomeReports
 from rlkv_service.client import BreakerSettings, Counts, EngineClient
 from rlkv_service.columns import DecisionRows, VerdictRows
@@ -59,6 +60,14 @@ def tokens_without_a_sidecar(number: int) -> dict[int, str]:
     """Digests of what each session generates where nobody is asked."""
     loaded: Any = summing_model()
     return play_policy(loaded, SCENARIO, HOUSE, trace_of(number)).output_digests
+
+
+@cache
+def warm_up() -> None:
+    """A trace asked for in this process: what is compiled at first is compiled."""
+    planner = AskingAhead(AgedAnswers(InProcessPolicy(HOUSE), 1))
+    loaded: Any = summing_model()
+    play_policy(loaded, SCENARIO, HOUSE, trace_of(0), planner=planner)
 
 
 class CheckedAsker:
@@ -107,6 +116,7 @@ class EngineLoop:
     def __init__(
         self, url: RedisURL, engine_id: str, bundles: Bundles, deadline_ms: float = DEADLINE_MS
     ) -> None:
+        warm_up()
         self.engine_id = engine_id
         self.client = EngineClient(
             url, engine_id=engine_id, deadline_ms=deadline_ms, breaker=QUICK,
