@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from rlkv.bench.measure import Size
 from rlkv.bench.sidecar_process import SidecarProcess
@@ -15,6 +18,8 @@ from rlkv_service.client import EngineClient
 from rlkv_service.columns import DecisionRows
 
 NUM_STREAMS = 8
+#: Iterations between two questions about the same sessions, of an engine that asks ahead.
+EVERY = 16
 #: Iterations in a row before somebody else's turn comes.
 _IN_A_ROW = 20
 _PROMPT_TOKENS = 64
@@ -23,8 +28,9 @@ _PROMPT_TOKENS = 64
 def engine_paces(url: str, rows: DecisionRows, size: Size) -> dict[str, float]:
     """Cost of asking in one iteration, and paces of the loop over its pace without a client.
 
-    The loop is the real engine on ``tiny``, eight streams that decode. In every iteration it asks
-    for ``rows`` and collects what has come; four ways take turns. The stopped sidecar is one that
+    The loop is the real engine on ``tiny``, eight streams that decode. In every iteration (or, as an
+    engine that asks ahead, in every ``EVERY``th) it asks for ``rows`` and collects what has come;
+    the ways take turns. The stopped sidecar is one that
     SIGSTOP stopped; of the dead one there is not even a socket.
     """
     with (
@@ -47,9 +53,19 @@ def engine_paces(url: str, rows: DecisionRows, size: Size) -> dict[str, float]:
 
             return ask
 
+        def now_and_then() -> Callable[[], None]:
+            ask, iterations = asking(alive), itertools.count()
+
+            def ask_sometimes() -> None:
+                if next(iterations) % EVERY == 0:
+                    ask()
+
+            return ask_sometimes
+
         ways: dict[str, Callable[[], None]] = {
             "none": lambda: None,
             "alive": asking(alive),
+            f"alive_every_{EVERY}": now_and_then(),
             "stopped": asking(asks_stopped),
             "dead": asking(asks_dead),
         }
@@ -59,7 +75,8 @@ def engine_paces(url: str, rows: DecisionRows, size: Size) -> dict[str, float]:
         f"pace_{way}_over_none": statistics.median(
             none_s / own_s for none_s, own_s in zip(took_s["none"], took_s[way], strict=True)
         )
-        for way in ("alive", "stopped", "dead")
+        for way in ways
+        if way != "none"
     }
     return {
         "ask_us": 1e6 * statistics.median(asks_s),
@@ -75,9 +92,13 @@ def _blocks_s(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, lis
     engine = build_engine(loaded)
     prompt = list(range(_PROMPT_TOKENS))
     took_s: dict[str, list[float]] = {way: [] for way in ways}
+    random = np.random.default_rng(0)
     try:
         for round_index in range(rounds + 1):
-            for way, ask in ways.items():
+            # Each way follows each other one as often: what they leave behind takes turns too.
+            order = list(ways.items())
+            random.shuffle(order)
+            for way, ask in order:
                 streams = [
                     engine.add_session(prompt, max_new_tokens=2 * _IN_A_ROW)
                     for _ in range(NUM_STREAMS)
