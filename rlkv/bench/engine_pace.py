@@ -28,10 +28,10 @@ _PROMPT_TOKENS = 64
 def engine_paces(url: str, rows: DecisionRows, size: Size) -> dict[str, float]:
     """Cost of asking in one iteration, and paces of the loop over its pace without a client.
 
-    The loop is the real engine on ``tiny``, eight streams that decode. In every iteration (or, as an
-    engine that asks ahead, in every ``EVERY``th) it asks for ``rows`` and collects what has come;
-    the ways take turns. The stopped sidecar is one that
-    SIGSTOP stopped; of the dead one there is not even a socket.
+    The loop is the real engine on ``tiny``, eight streams that decode. In every iteration (or, as
+    an engine that asks ahead, in every ``EVERY``th) it asks for ``rows`` and collects what has
+    come; the ways take turns. The stopped sidecar is one that SIGSTOP stopped; of the dead one
+    there is not even a socket.
     """
     with (
         SidecarProcess() as stopped,
