@@ -15,7 +15,7 @@ from typing import Any
 from rlkv_engine.errors import InputError, RlkvError
 
 #: Each process computes on one core: more threads would only wait for each other.
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,13 @@ def run_jobs(
         for i, job in enumerate(jobs):
             on_result(i, job.work())
         return
-    for variable in _ONE_THREAD:
-        os.environ.setdefault(variable, "1")
+    # Read when a process starts; afterwards this one may want its threads.
+    set_here = [variable for variable in _ONE_THREAD if variable not in os.environ]
+    os.environ.update(dict.fromkeys(set_here, "1"))
     others = set(multiprocessing.active_children())
     # Spawned, not forked: a fork in the middle of numba or BLAS may hang.
     pool = ProcessPoolExecutor(
-        min(num_workers, len(jobs)), multiprocessing.get_context("spawn"), _leave_interrupts
+        min(num_workers, len(jobs)), multiprocessing.get_context("spawn"), _begin
     )
     try:
         # The longest first, so that no worker is left with a long one at the end.
@@ -75,8 +76,12 @@ def run_jobs(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+        for variable in set_here:
+            del os.environ[variable]
 
 
-def _leave_interrupts() -> None:
+def _begin() -> None:
+    # Not in our own environment: numba minds when it changes under threads that run.
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     # Ctrl-C reaches every process of the terminal; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -283,17 +283,20 @@ def test_the_log_gives_way_when_there_is_no_room(
     client = connect(server.url)
     with Sidecar(server.url, SidecarOptions(bundle)) as sidecar:
         rows = rows_of_session("s", 256)
+        full = 0
 
         def fill() -> bool:
+            nonlocal full
             try:
                 client.push(client.frame(1, rows))
-                client.next()
+                # The answer, too, may find no room.
+                client.connection.execute("BLPOP", client.answers, 0.2)
             except RlkvError as error:
                 assert "OOM" in str(error)
+            full = max(full, client.connection.execute("XLEN", client.keys.decisions))
             return sidecar.service.counters.counts().log_failures > 0
 
         until(fill, "memory does not end")
-        full = client.connection.execute("XLEN", client.keys.decisions)
         until(
             lambda: client.connection.execute("XLEN", client.keys.decisions) < full,
             "nothing is given up",
@@ -371,7 +374,14 @@ def test_a_connection_for_answers_that_is_closed_is_noticed_before_it_is_needed(
 
     client.push(client.frame(1))
     assert client.next().id == 1
-    before = ids("blmpop")
+    before = set[str]()
+
+    def takes() -> bool:
+        nonlocal before
+        before = ids("blmpop")  # between two it asks for the time
+        return bool(before)
+
+    until(takes, "nobody takes")
     (writing,) = ids("xadd")
     client.connection.execute("CLIENT", "KILL", "ID", writing)
     until(lambda: bool(ids("blmpop") - before), "the same connections")
