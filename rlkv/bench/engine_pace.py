@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from rlkv.bench.measure import Size
-from rlkv.bench.sidecar_process import SidecarProcess
 from rlkv.engine_setup import build_engine, load
+from rlkv.sidecar_process import SidecarProcess
 from rlkv_service.client import EngineClient
 from rlkv_service.columns import DecisionRows
 

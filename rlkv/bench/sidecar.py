@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rlkv.bench.engine_pace import engine_paces
 from rlkv.bench.measure import Size
-from rlkv.bench.sidecar_process import SidecarProcess
+from rlkv.sidecar_process import SidecarProcess
 from rlkv_agents.rules import make_rule
 from rlkv_engine.engine import Engine
 from rlkv_engine.facts import POINT

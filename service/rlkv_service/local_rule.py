@@ -131,9 +131,3 @@ def soft_priority(
 ) -> NDArray[np.int8]:
     """0 (take first) to 100, by expected remaining pause in mean pauses, shape ``[n]``."""
     return np.round(100.0 * unit_s / (unit_s + remaining_s)).astype(np.int8)
-
-
-def lease_of(verb: NDArray[np.int8], facts: NDArray[np.float64]) -> NDArray[np.float32]:
-    """For how long a PRESERVE is promised: twice the expected remainder; else 0, shape ``[n]``."""
-    lease_s = 2.0 * expected_remaining_s(facts)
-    return np.where(verb == Verb.PRESERVE, lease_s, 0.0).astype(np.float32)

@@ -7,7 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from rlkv.bench.sidecar_process import SidecarProcess
+from rlkv.sidecar_process import SidecarProcess
 from rlkv_service.decision_log.entries import decode_outcome
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.redis_keys import RedisKeys

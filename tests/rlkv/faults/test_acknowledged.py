@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from rlkv.bench.sidecar_process import SidecarProcess
+from rlkv.sidecar_process import SidecarProcess
 from rlkv_agents.bundle import save_bundle
 from rlkv_service.client import Client, Outcome
 from rlkv_service.decision_log.entries import decode_outcome

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from rlkv.bench.sidecar_process import SidecarProcess
+from rlkv.sidecar_process import SidecarProcess
 from tests.rlkv.faults.engine_loop import PATIENT_MS, EngineLoop, until, until_answered
 from tests.rlkv.faults.system import KEYS, System
 

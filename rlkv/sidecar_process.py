@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Self
 
 from rlkv_engine.errors import RlkvError
 
+#: It may have to be compiled first, seconds.
+START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 20.0
 
 
@@ -31,22 +34,24 @@ class SidecarProcess:
         # Paths of unix sockets are short.
         self._folder = tempfile.TemporaryDirectory(prefix="rlkv-")
         data_dir = data_dir or Path(self._folder.name)
-        program = "from rlkv.cli import main; main()"
         # Into a file: a pipe that nobody reads fills up.
         self._stderr = Path(self._folder.name) / "stderr"
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", program, "serve", "--data-dir", str(data_dir), *words],
+                [sys.executable, "-m", "rlkv", "serve", "--data-dir", str(data_dir), *words],
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
             )
         assert self._process.stdout is not None
-        lines = [self._process.stdout.readline() for _ in range(3 if "--http" in words else 2)]
-        if not lines[-1]:
+        ready, _, _ = select.select([self._process.stdout], [], [], START_TIMEOUT_S)
+        num_lines = (3 if "--http" in words else 2) if ready else 0
+        lines = [self._process.stdout.readline() for _ in range(num_lines)]
+        if not lines or not lines[-1]:
             last = self.complaints.strip().splitlines()[-3:]
             self.stop()
-            raise RlkvError(f"the sidecar does not start: {' / '.join(last)}")
+            raise RlkvError(f"rlkv serve does not start: {' / '.join(last)}")
         #: The version of its policy.
         self.policy = lines[0].split(",")[0]
         self.url = f"unix://{data_dir / 'valkey.sock'}"
