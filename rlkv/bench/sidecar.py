@@ -25,7 +25,8 @@ from rlkv_service.client import Client
 from rlkv_service.columns import DecisionRows, request_of
 from rlkv_service.redis_keys import MAX_REQUESTS, RedisKeys
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RespConnection, encode_command
+from rlkv_service.resp import RespConnection
+from rlkv_service.resp_parser import encode_command
 from rlkv_service.schema import LOCAL_REASONS, Point, encode
 
 #: Decisions of a request.

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlkv_engine.errors import InputError, RlkvError
+from rlkv_service.redis_errors import RedisError
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RespConnection
+from rlkv_service.resp import RespConnection
 
 #: A server that does not answer by then has not started, seconds.
 START_TIMEOUT_S = 20.0

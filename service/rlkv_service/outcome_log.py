@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlkv_service.redis_errors import RedisError, RedisReplyError
 from rlkv_service.redis_keys import SEEN_EXPIRE_S, RedisKeys
-from rlkv_service.resp import RedisError, RedisReplyError, Reply, RespConnection, Word
+from rlkv_service.resp import RespConnection
+from rlkv_service.resp_parser import Reply, Word
 from rlkv_service.schema import Outcome, SessionEnd, encode
 
 #: Entries of the stream that are kept, about.

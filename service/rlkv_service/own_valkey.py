@@ -15,8 +15,9 @@ from typing import Self
 
 from rlkv_engine.errors import InputError, RlkvError
 from rlkv_service.embedded_valkey import EmbeddedValkey, socket_url
+from rlkv_service.redis_errors import RedisError, RedisReplyError, RedisTimeout
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RedisReplyError, RedisTimeout, RespConnection
+from rlkv_service.resp import RespConnection
 
 _logger = logging.getLogger(__name__)
 

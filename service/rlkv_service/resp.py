@@ -17,18 +17,6 @@ from rlkv_service.redis_errors import RedisError, RedisReplyError, RedisTimeout
 from rlkv_service.redis_url import RedisURL
 from rlkv_service.resp_parser import Reply, RespParser, Word, encode_command
 
-__all__ = [
-    "RedisError",
-    "RedisReplyError",
-    "RedisTimeout",
-    "Reply",
-    "RespConnection",
-    "Word",
-    "encode_command",
-    "greeting",
-    "tls_context",
-]
-
 _CHUNK_BYTES = 1 << 16
 #: What a socket says when it would have to wait.
 _WOULD_WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, TimeoutError)

@@ -6,7 +6,8 @@ import math
 import time
 
 from rlkv_service.redis_errors import RedisError, RedisReplyError
-from rlkv_service.resp import Reply, RespConnection
+from rlkv_service.resp import RespConnection
+from rlkv_service.resp_parser import Reply
 
 
 class ServerClock:

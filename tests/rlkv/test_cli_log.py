@@ -39,8 +39,8 @@ def folder(short_folder: Path) -> Iterator[Path]:
 
 
 def is_running(folder: Path) -> bool:
+    from rlkv_service.redis_errors import RedisError
     from rlkv_service.redis_url import RedisURL
-    from rlkv_service.resp import RedisError
 
     try:
         RespConnection(RedisURL(path=str(folder / "valkey.sock")), 1.0).close()

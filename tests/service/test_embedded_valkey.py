@@ -6,7 +6,8 @@ import pytest
 
 from rlkv_engine.errors import InputError, RlkvError
 from rlkv_service.embedded_valkey import EmbeddedValkey
-from rlkv_service.resp import RedisError, RedisReplyError, RedisTimeout, RespConnection
+from rlkv_service.redis_errors import RedisError, RedisReplyError, RedisTimeout
+from rlkv_service.resp import RespConnection
 
 
 def test_what_was_acknowledged_survives_a_crash(short_folder: Path) -> None:

@@ -4,8 +4,9 @@ import pytest
 
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.outcome_log import record_outcomes, recorded
+from rlkv_service.redis_errors import RedisError, RedisReplyError
 from rlkv_service.redis_keys import RedisKeys
-from rlkv_service.resp import RedisError, RedisReplyError, RespConnection
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import Outcome, SessionEnd, decode
 
 KEYS = RedisKeys("test")

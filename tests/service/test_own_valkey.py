@@ -10,8 +10,9 @@ import pytest
 from rlkv_engine.errors import InputError
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.own_valkey import OwnValkey
+from rlkv_service.redis_errors import RedisError
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RespConnection
+from rlkv_service.resp import RespConnection
 from tests.service.sidecar.queue_client import until
 
 

@@ -5,14 +5,10 @@ import time
 import pytest
 
 from rlkv_service.embedded_valkey import EmbeddedValkey
+from rlkv_service.redis_errors import RedisError, RedisReplyError, RedisTimeout
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import (
-    RedisError,
-    RedisReplyError,
-    RedisTimeout,
-    RespConnection,
-    encode_command,
-)
+from rlkv_service.resp import RespConnection
+from rlkv_service.resp_parser import encode_command
 from rlkv_service.server_clock import ServerClock
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.outcome_log import record_outcomes
+from rlkv_service.redis_errors import RedisReplyError
 from rlkv_service.redis_keys import RedisKeys
-from rlkv_service.resp import RedisReplyError, RespConnection
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import SCHEMA_VERSION, SessionEnd
 from rlkv_service.server_clock import ServerClock
 

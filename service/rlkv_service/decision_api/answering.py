@@ -14,7 +14,7 @@ from rlkv_service.decision_api.decision_bodies import read_decisions, write_verd
 from rlkv_service.decision_api.outcome_bodies import EndedBody, RecordedBody, read_outcomes
 from rlkv_service.decision_api.problems import Problem
 from rlkv_service.decision_api.session_ends import read_end
-from rlkv_service.resp import RedisError
+from rlkv_service.redis_errors import RedisError
 from rlkv_service.schema import (
     DecisionRequest,
     Outcome,

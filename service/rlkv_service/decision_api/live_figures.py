@@ -21,7 +21,7 @@ from rlkv_service.decision_api.live_snapshot import (
 )
 from rlkv_service.decision_api.live_tools import LiveTools
 from rlkv_service.decision_api.outcome_tail import OutcomeTail
-from rlkv_service.resp import RedisError
+from rlkv_service.redis_errors import RedisError
 from rlkv_service.schema import Verb
 from rlkv_service.sidecar.counters import DECIDERS, Counts, Histogram
 from rlkv_service.sidecar.recent import RecentDecision

@@ -10,7 +10,8 @@ import msgspec
 from rlkv_service.redis_errors import reply_to
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import Reply, RespConnection
+from rlkv_service.resp import RespConnection
+from rlkv_service.resp_parser import Reply
 from rlkv_service.schema import Outcome, SchemaError, decode
 
 #: Outcomes that are read at a time; of more in a second the oldest are skipped.

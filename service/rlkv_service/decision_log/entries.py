@@ -9,7 +9,8 @@ import msgspec
 
 from rlkv_service.redis_errors import reply_to
 from rlkv_service.redis_keys import RedisKeys
-from rlkv_service.resp import Reply, RespConnection
+from rlkv_service.resp import RespConnection
+from rlkv_service.resp_parser import Reply
 from rlkv_service.schema import (
     MAX_BYTES,
     Outcome,

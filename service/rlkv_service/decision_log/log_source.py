@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rlkv_engine.errors import InputError
 from rlkv_service.embedded_valkey import EmbeddedValkey
+from rlkv_service.redis_errors import RedisError
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RespConnection
+from rlkv_service.resp import RespConnection
 
 #: In the folder of an embedded server (embedded_valkey.py).
 _SOCKET, _DATA = "valkey.sock", "valkey"

@@ -21,9 +21,10 @@ from rlkv_service.decision_log.entries import (
 )
 from rlkv_service.pauses.online_pauses import OnlinePauses
 from rlkv_service.pauses.state import decode_state, encode_state
+from rlkv_service.redis_errors import RedisError, RedisReplyError
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RedisReplyError, RespConnection
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import Outcome, SchemaError, SessionEnd
 
 #: Between two writes of the state, seconds: so much is read again after a crash.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlkv_service.redis_keys import ANSWERS_EXPIRE_S
-from rlkv_service.resp import encode_command
+from rlkv_service.resp_parser import encode_command
 
 #: Clients whose commands are kept.
 MAX_KEPT = 4096

@@ -12,9 +12,10 @@ from contextlib import suppress
 
 from rlkv_service.deciding.bundle_watch import BundleWatch
 from rlkv_service.deciding.decider import Decider
-from rlkv_service.redis_errors import reply_to
+from rlkv_service.redis_errors import RedisError, reply_to
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RespConnection, Word
+from rlkv_service.resp import RespConnection
+from rlkv_service.resp_parser import Word
 from rlkv_service.server_clock import ServerClock
 from rlkv_service.sidecar.service import DecisionService
 

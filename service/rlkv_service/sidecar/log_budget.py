@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from rlkv_service.resp import Word
+from rlkv_service.resp_parser import Word
 
 #: That the log of decisions may take.
 DEFAULT_LOG_BYTES = 256 * 2**20

@@ -7,8 +7,9 @@ import threading
 import time
 
 from rlkv_service.columns import DecisionRows, VerdictRows, request_of, verdicts_of
+from rlkv_service.redis_errors import RedisError, RedisReplyError
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RedisReplyError, RespConnection
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import encode
 from rlkv_service.sidecar.counters import Counters
 from rlkv_service.sidecar.log_budget import LogBudget

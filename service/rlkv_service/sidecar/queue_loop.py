@@ -13,14 +13,10 @@ from collections import deque
 from collections.abc import Sequence
 
 from rlkv_service.columns import verdicts_of
+from rlkv_service.redis_errors import RedisError, RedisReplyError
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import (
-    RedisError,
-    RedisReplyError,
-    Reply,
-    RespConnection,
-    encode_command,
-)
+from rlkv_service.resp import RespConnection
+from rlkv_service.resp_parser import Reply, encode_command
 from rlkv_service.schema import SCHEMA_VERSION, Refusal, encode
 from rlkv_service.server_clock import ServerClock
 from rlkv_service.sidecar.answer_commands import AnswerCommands

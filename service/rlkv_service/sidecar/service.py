@@ -11,9 +11,10 @@ from rlkv_service.deciding.active_bundle import PolicyInfo
 from rlkv_service.deciding.decider import Asked, Decider
 from rlkv_service.outcome_log import record_outcomes
 from rlkv_service.pause_estimates import PauseEstimates
+from rlkv_service.redis_errors import RedisError, RedisReplyError
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RedisReplyError, RespConnection
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import Outcome, SessionEnd
 from rlkv_service.sidecar.counters import Counters
 from rlkv_service.sidecar.log_budget import DEFAULT_LOG_BYTES, LogBudget

@@ -14,9 +14,10 @@ from rlkv_service.deciding.bundle_watch import BundleWatch
 from rlkv_service.deciding.decider import Decider
 from rlkv_service.pause_estimates import PauseEstimates
 from rlkv_service.pauses import OnlinePauses, OutcomeFollower
+from rlkv_service.redis_errors import RedisReplyError
 from rlkv_service.redis_keys import DEFAULT_NAMESPACE, RedisKeys
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisReplyError, RespConnection
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import Outcome, SessionEnd
 from rlkv_service.sidecar.housekeeping import Housekeeping
 from rlkv_service.sidecar.log_budget import DEFAULT_LOG_BYTES

@@ -12,7 +12,8 @@ from rlkv_service.decision_log.entries import decode_outcome
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import Reply, RespConnection, Word
+from rlkv_service.resp import RespConnection
+from rlkv_service.resp_parser import Reply, Word
 from rlkv_service.schema import Outcome
 from tests.rlkv.faults.bundles import Bundles
 from tests.service.client.bad_wire import BadWire

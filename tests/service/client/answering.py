@@ -11,9 +11,10 @@ import numpy as np
 
 from rlkv_service.columns import VerdictRows, rows_of, verdicts_of
 from rlkv_service.local_rule import LocalRule
+from rlkv_service.redis_errors import RedisError
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RespConnection
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import DecisionRequest, Reason, Refusal, decode, encode
 from rlkv_service.server_clock import ServerClock
 

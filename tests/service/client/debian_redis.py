@@ -11,8 +11,9 @@ from typing import Self
 
 import pytest
 
+from rlkv_service.redis_errors import RedisError
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RespConnection
+from rlkv_service.resp import RespConnection
 
 
 def make_certificates(folder: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from rlkv_service.client import AsyncioClient, BreakerSettings, Client, EngineClient, Reason
 from rlkv_service.embedded_valkey import EmbeddedValkey
+from rlkv_service.redis_errors import RedisError, RedisReplyError
 from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.resp import RedisError, RedisReplyError, RespConnection
+from rlkv_service.resp import RespConnection
 from tests.service.client.answering import Responder
 from tests.service.client.asking import check_rows_match, outcome, rows_about, wait_until
 from tests.service.client.debian_redis import DebianRedis

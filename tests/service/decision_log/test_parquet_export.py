@@ -15,7 +15,8 @@ from rlkv_service.decision_log.log_reader import LogReader, LogWindow
 from rlkv_service.decision_log.parquet_export import export_log, read_outcomes
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.outcome_log import record_outcomes
-from rlkv_service.resp import RedisError, RespConnection
+from rlkv_service.redis_errors import RedisError
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import Reason, Verb
 from tests.service.decision_log.logged import KEYS, START_S, drawn, log_decisions, messages_of
 

@@ -12,8 +12,9 @@ from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.outcome_log import record_outcomes
 from rlkv_service.pauses import OnlinePauses, OutcomeFollower
 from rlkv_service.pauses.state import encode_state
+from rlkv_service.redis_errors import RedisReplyError
 from rlkv_service.redis_keys import RedisKeys
-from rlkv_service.resp import RedisReplyError, RespConnection
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import SCHEMA_VERSION, Outcome, SessionEnd, encode
 
 KEYS = RedisKeys("follower")

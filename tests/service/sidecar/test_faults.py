@@ -12,7 +12,7 @@ import pytest
 
 from rlkv_service.client import Client, Outcome, Reason
 from rlkv_service.embedded_valkey import EmbeddedValkey
-from rlkv_service.resp import RedisError
+from rlkv_service.redis_errors import RedisError
 from rlkv_service.sidecar.sidecar import Sidecar, SidecarOptions
 from tests.service.client.bad_wire import BadWire
 from tests.service.client.nonsense import RandomReplies

@@ -10,7 +10,8 @@ import pytest
 
 from rlkv_engine.facts import MEAN_PAUSE_S, REMAINING_S
 from rlkv_service.embedded_valkey import EmbeddedValkey
-from rlkv_service.resp import RedisError, RespConnection
+from rlkv_service.redis_errors import RedisError
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import DecisionRequest, Outcome, Reason, SessionEnd, Verdicts, decode
 from rlkv_service.sidecar.sidecar import Sidecar, SidecarOptions
 from tests.service.sidecar.queue_client import QueueClient, rows_of_session, until
