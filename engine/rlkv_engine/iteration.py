@@ -20,6 +20,7 @@ from rlkv_engine.state import (
     COMPUTED_TOKENS,
     COPY_BLOCK_S,
     COPY_ITERATION_S,
+    COPY_ONLY_ITERATION_S,
     COST,
     COST_QUEUED,
     DECODE,
@@ -199,7 +200,7 @@ def start_iteration(st: State, longest_idle_s: float) -> tuple[float, int, int, 
         st.n[WAS_IDLE] = 1
         dt = min(next_event_s(st) - st.f[NOW], longest_idle_s)
         if st.n[NUM_SWAP_OUT] > 0 or any_loading(st):
-            dt = min(dt, st.f[ITERATION_S])
+            dt = min(dt, st.f[COPY_ONLY_ITERATION_S])
         if dt == math.inf:
             return dt, 0, 0, 0.0, 0
     dt = max(dt, MIN_STEP_S)

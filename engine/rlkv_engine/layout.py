@@ -214,4 +214,5 @@ def _set_costs(f: NDArray[np.float64], profile: Profile, mean_pause_s: float) ->
     f[S.WAKE_S] = profile.wake_s
     f[S.COPY_ITERATION_S] = profile.copy_iteration_s
     f[S.COPY_BLOCK_S] = profile.copy_block_s
+    f[S.COPY_ONLY_ITERATION_S] = profile.copy_only_iteration_s or profile.iteration_s
     f[S.MEAN_PAUSE_S] = mean_pause_s

@@ -48,7 +48,8 @@ class Profile:
 
     with p prefill tokens and d decoding sessions, one token each. Copies between the tiers run
     beside it, c blocks of them; ``shared_link`` says whether the two directions share one budget of
-    time per iteration or each have their own.
+    time per iteration or each have their own. One that only copies, with an empty batch, takes
+    ``copy_only_iteration_s``; where that is 0, ``iteration_s``.
 
     The fields with a default may be missing from a file: they are costs that a published profile
     does not tell apart from the others.
@@ -77,6 +78,7 @@ class Profile:
     wake_s: float = field(default=0.0, metadata=_at_least(0, "s"))
     copy_iteration_s: float = field(default=0.0, metadata=_at_least(0, "s"))
     copy_block_s: float = field(default=0.0, metadata=_at_least(0, "s/block"))
+    copy_only_iteration_s: float = field(default=0.0, metadata=_at_least(0, "s"))
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ from rlkv_engine.state import (
     RULE,
     RUN,
     SCRATCH,
+    WAS_IDLE,
     State,
 )
 
@@ -48,6 +49,8 @@ from rlkv_engine.state import (
 @jit_inline
 def can_sprint(st: State) -> bool:
     """May iterations be run in one go: only decoding, no copies, nobody to ask or to admit?
+
+    Not the first after an empty batch either, which takes longer.
 
     Called right after growth and admission found nothing to do, so that whoever waits for memory
     has been turned away and waits for a change, which a pure decode run does not bring.
@@ -57,6 +60,7 @@ def can_sprint(st: State) -> bool:
         and st.n[NUM_RUN] == st.n[NUM_DECODING]
         and st.n[NUM_SWAP_OUT] == 0
         and st.n[NUM_WRITE_THROUGH] == 0
+        and st.n[WAS_IDLE] == 0
         and st.f[RULE + EAGER] == 0
         and st.log.shape[0] == 0
     )

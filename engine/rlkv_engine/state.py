@@ -213,9 +213,10 @@ ARRIVED_S, FINISH_S = 0, 1
     WAKE_S,
     COPY_ITERATION_S,
     COPY_BLOCK_S,
+    COPY_ONLY_ITERATION_S,
     MEAN_PAUSE_S,
     RULE,  # here the rule starts, see rule.py
-) = range(30)
+) = range(31)
 #: Here the offer's part of an observation starts, see observe.py.
 SNAPSHOT = RULE + 16
 #: Scratch of callers that sample from a policy: three numbers.

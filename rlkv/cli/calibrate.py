@@ -104,6 +104,7 @@ def _print(calibration: Calibration, out: Path) -> None:
         ("one after an idle one, more", f"{1e3 * profile.wake_s:.3f} ms"),
         ("one that copies, more", f"{1e3 * profile.copy_iteration_s:.3f} ms"),
         ("for each block it copies", f"{1e6 * profile.copy_block_s:.2f} us"),
+        ("one that only copies", f"{1e3 * profile.copy_only_iteration_s:.3f} ms"),
         ("a prefill token", f"{1e6 * profile.prefill_token_s:.2f} us"),
         ("for each token before it", f"{1e9 * profile.prefill_token_context_s:.3f} ns"),
         ("a decoding session", f"{1e6 * profile.decode_session_s:.2f} us"),

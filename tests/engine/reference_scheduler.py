@@ -215,7 +215,8 @@ class ReferenceScheduler:
         if not chunks and not decoding:
             to_event_s = min((at_s for _, at_s, _ in self._events()), default=inf) - self.now_s
             has_copies = self.memory.loading() or self.memory.jobs(Job.SWAP_OUT)
-            dt_s = min(to_event_s, self.profile.iteration_s) if has_copies else to_event_s
+            copying_s = self.profile.copy_only_iteration_s or self.profile.iteration_s
+            dt_s = min(to_event_s, copying_s) if has_copies else to_event_s
             self.was_idle = True
             return max(dt_s, MIN_DT_S)
         p = sum(chunks.values())

@@ -176,6 +176,8 @@ def worlds(draw: st.DrawFn) -> World:
         wake_s=draw(st.sampled_from([0.0, 0.006])),
         copy_iteration_s=draw(st.sampled_from([0.0, 0.002])),
         copy_block_s=draw(st.sampled_from([0.0, 0.003])),
+        # No multiple of what a block takes: credits that are whole but for rounding would differ.
+        copy_only_iteration_s=draw(st.sampled_from([0.0, 0.0071234])),
         shared_link=draw(st.booleans()),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max(max_num_seqs, draw(st.sampled_from([4, 16, 64, 512]))),

@@ -72,6 +72,7 @@ def random_profile(random: Random) -> Profile:
         wake_s=random.choice([0.0, 0.006]),
         copy_iteration_s=random.choice([0.0, 0.002]),
         copy_block_s=random.choice([0.0, 0.003]),
+        copy_only_iteration_s=random.choice([0.0, 0.007]),
         shared_link=random.random() < 0.5,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max(max_num_seqs, random.choice([4, 64, 2048])),

@@ -31,6 +31,7 @@ COSTS = (
     "wake_s",
     "copy_iteration_s",
     "copy_block_s",
+    "copy_only_iteration_s",
 )
 
 
@@ -94,6 +95,8 @@ def fit_iterations(samples: Sequence[IterationSample]) -> IterationFit:
 
 def _terms(sample: IterationSample) -> tuple[float, ...]:
     # In the order of COSTS.
+    if not sample.has_batch:
+        return (*(0.0,) * (len(COSTS) - 1), 1.0)
     return (
         1.0,
         sample.prefill_tokens,
@@ -104,6 +107,7 @@ def _terms(sample: IterationSample) -> tuple[float, ...]:
         sample.woken,
         sample.copied_blocks > 0,
         sample.copied_blocks,
+        0.0,
     )
 
 

@@ -60,6 +60,11 @@ class IterationSample:
     copied_blocks: int = 0  #: between the tiers, both ways
     woken: bool = False  #: nothing was computed in the iteration before
 
+    @property
+    def has_batch(self) -> bool:
+        """Whether anything was computed; else it only copied."""
+        return self.prefill_tokens > 0 or self.num_decode > 0
+
 
 @dataclass(frozen=True, slots=True)
 class CopySample:
@@ -141,12 +146,12 @@ def measure_iterations(
 
 
 def timed_iterations(player: TracePlayer) -> Iterator[IterationSample]:
-    """Plays a trace to its end; each iteration with a batch."""
+    """Plays a trace to its end; each iteration that computed or copied."""
     woken = False
     start_s = time.perf_counter()
     while (plan := player.step()) is not None:
         end_s = time.perf_counter()
-        if plan.has_batch:
+        if plan.has_batch or plan.copied_blocks > 0:
             yield IterationSample(
                 plan.prefill_tokens,
                 plan.token_contexts,

@@ -20,7 +20,7 @@ from tests.engine.paged.small_engine import tiny_profile
 from tests.engine.paged.summing_model import summing_model
 
 #: In the order of cost_fit.COSTS.
-TRUE_COSTS = (2e-3, 3e-5, 4e-9, 5e-5, 6e-8, 7e-4, 8e-4, 9e-5, 1e-5)
+TRUE_COSTS = (2e-3, 3e-5, 4e-9, 5e-5, 6e-8, 7e-4, 8e-4, 9e-5, 1e-5, 5e-4)
 
 
 def samples(noise: float, count: int = 400, copies: int = 20) -> list[IterationSample]:
@@ -32,7 +32,9 @@ def samples(noise: float, count: int = 400, copies: int = 20) -> list[IterationS
         contexts = prefill * float(random.integers(0, 2000))
         kv = decode * int(random.integers(1, 2000))
         copied, woken = copies * int(random.integers(0, 3)), bool(random.integers(0, 2))
-        terms = (1.0, prefill, contexts, decode, kv, prefill > 0, woken, copied > 0, copied)
+        has_batch = prefill > 0 or decode > 0
+        terms = (1.0, prefill, contexts, decode, kv, prefill > 0, woken, copied > 0, copied, 0.0)
+        terms = terms if has_batch else (*(0.0,) * 9, 1.0)
         took_s = float(np.dot(TRUE_COSTS, terms) * random.gamma(1.0 / noise, noise))
         made.append(IterationSample(prefill, contexts, decode, kv, took_s, copied, woken))
     return made
@@ -48,7 +50,7 @@ def test_exact_samples_give_the_costs_back() -> None:
 
 def test_where_nothing_is_copied_copies_cost_nothing() -> None:
     fit = fit_iterations(samples(noise=1e-9, copies=0))
-    np.testing.assert_allclose(fit.costs, (*TRUE_COSTS[:7], 0.0, 0.0), rtol=1e-3)
+    np.testing.assert_allclose(fit.costs, (*TRUE_COSTS[:7], 0.0, 0.0, TRUE_COSTS[9]), rtol=1e-3)
 
 
 def test_noise_does_not_make_predictions_too_short() -> None:
@@ -99,4 +101,6 @@ def test_a_load_has_small_chunks_waking_and_copies_beside_decodes() -> None:
     assert any(0 < s.prefill_tokens < 10 for s in measured)
     assert any(s.woken for s in measured) and not all(s.woken for s in measured)
     assert any(s.copied_blocks > 0 and s.num_decode > 0 for s in measured)
-    assert sum(s.num_decode for s in measured) == 4 * (6 + 9 + 12) - 4 * 3
+    assert any(s.copied_blocks > 0 and not s.has_batch for s in measured)
+    # Less where the machine was so slow that somebody was preempted: a prefill's end gives a token.
+    assert 80 < sum(s.num_decode for s in measured) <= 4 * (6 + 9 + 12) - 4 * 3
