@@ -36,8 +36,10 @@ deploy-check: $(READY) ## lint what deploys the sidecar, with the linters that a
 bench: $(READY) ## run every benchmark
 	$(VENV)/bin/rlkv bench all
 
-bench-gpu: $(READY) ## measure the kernels on a GPU
-	$(VENV)/bin/rlkv bench gpu
+bench-gpu: $(READY) ## measure kernels, swaps and resumes on a GPU
+	$(VENV)/bin/rlkv bench gpu --out bench/results/gpu.json
+	$(VENV)/bin/rlkv bench swap --model llama-1b-random --out bench/results/gpu-swap.json
+	$(VENV)/bin/rlkv bench resume --model llama-1b-random --out bench/results/gpu-resume.json
 
 bundle: $(READY) ## build the universal bundle again, from seed 0
 	$(VENV)/bin/rlkv bundle build --out runs/universal

@@ -152,6 +152,8 @@ def _measured_copies(loaded: LoadedModel, profile: Profile, rounds: int, seed: i
 
 def provisional_profile(loaded: LoadedModel, sizes: Sizes) -> Profile:
     """A profile before anything is measured: sizes are right, costs are only there."""
+    is_gpu = loaded.model.device.type == "cuda"
+    link_bytes_per_s = 4e10 if is_gpu else 4e9  # of it budgets of copies are made
     return Profile(
         name=f"{loaded.name}-{loaded.model.device.type}",
         description=f"{loaded.name} in {str(loaded.model.dtype).removeprefix('torch.')}, measured",
@@ -164,11 +166,11 @@ def provisional_profile(loaded: LoadedModel, sizes: Sizes) -> Profile:
         prefill_token_context_s=0.0,
         decode_session_s=0.0,
         kv_token_s=0.0,
-        swap_out_bytes_per_s=4e9,
-        swap_in_bytes_per_s=4e9,
+        swap_out_bytes_per_s=link_bytes_per_s,
+        swap_in_bytes_per_s=link_bytes_per_s,
         swap_latency_s=0.0,
         # On a CPU one thread copies both ways; a GPU has an engine for each.
-        shared_link=loaded.model.device.type != "cuda",
+        shared_link=not is_gpu,
         max_num_seqs=sizes.max_num_seqs,
         max_num_batched_tokens=sizes.max_num_batched_tokens,
     )

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rlkv.asked_engine import AskedRun, play_asked
-from rlkv.provenance import command, commit, machine
+from rlkv.provenance import command, commit, device_name, machine
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.real_engine import RealRun, play_policy
 from rlkv_engine.paged.clock import WallClock
@@ -41,6 +41,7 @@ class Demonstration:
     scenario: Scenario
     seed: int
     model: str
+    device: str
     runs: dict[str, RealRun]
     asked: AskedRun | None = None  #: that of the sidecar, which is among the runs too
 
@@ -61,6 +62,7 @@ class Demonstration:
         profile = self.scenario.profile
         return {
             "model": self.model,
+            "device": self.device,
             "workload": self.scenario.workload.name,
             "num_sessions": self.scenario.num_sessions,
             "rate_per_s": self.scenario.rate_per_s,
@@ -101,7 +103,8 @@ def demonstrate(
             loaded, scenario, sidecar.policy, trace, sidecar.url, WallClock(), report
         )
         runs[SIDECAR] = asked.run
-    return Demonstration(scenario, seed, loaded.name, runs, asked)
+    device = f"{device_name(loaded.model.device)}, {loaded.model.dtype}"
+    return Demonstration(scenario, seed, loaded.name, device, runs, asked)
 
 
 def _report(on_progress: OnProgress, policy: str, total: int, finished: int) -> None:

@@ -34,7 +34,7 @@ def load(
     """Loads a model with the attention that is right for the device.
 
     Args:
-        model: ``tiny``, a Hugging Face folder, or a GGUF file.
+        model: ``tiny``, ``llama-1b-random``, a Hugging Face folder, or a GGUF file.
         device: ``cpu`` or ``cuda``; without it a GPU where there is one.
         dtype: ``float32``, ``bfloat16`` or ``float16``; without it what suits the device.
         threads: of a CPU; without it one for each core, and one alone for ``tiny``, whose little

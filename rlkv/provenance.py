@@ -8,6 +8,10 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def commit() -> str:
@@ -41,6 +45,15 @@ def machine() -> str:
         f"{os.cpu_count()} cores, {_cpu_model()}, {platform.system()},"
         f" Python {platform.python_version()}"
     )
+
+
+def device_name(device: torch.device) -> str:
+    """Where a model runs: the name of the GPU, or ``cpu``."""
+    if device.type != "cuda":
+        return device.type
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def _cpu_model() -> str:

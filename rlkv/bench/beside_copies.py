@@ -75,15 +75,10 @@ def _iteration_s(
     )
     ids = torch.arange(NUM_DECODE, device=device)
     positions = torch.full_like(ids, length - 1)
-    _synchronize(arena)
+    arena.synchronize()
     start_s = time.perf_counter()
     copies.start(moved)
     loaded.model(ids, positions, arena.device, batch)
     copies.wait()
-    _synchronize(arena)
+    arena.synchronize()
     return time.perf_counter() - start_s
-
-
-def _synchronize(arena: Arena) -> None:
-    if arena.device.is_cuda:
-        torch.cuda.synchronize()

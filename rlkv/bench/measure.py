@@ -48,7 +48,7 @@ class Size:
     inference_calls: int = 2000
     engine_shape: Mapping[str, Any] = field(default_factory=lambda: SMOLLM2_135M)
     engine_tokens: int = 32  #: that a stream decodes
-    engine_model: str = "tiny"  #: on which the simulator is compared with the real engine
+    engine_model: str = "tiny"  #: of fidelity, resume, and the iterations beside a swap
     calibration_rounds: int = 3
     calibration_blocks: int = 512  #: of the device pool; loads are as long as it takes
     fidelity_workloads: Sequence[str] = ("crossover", "coding-agent")
@@ -56,7 +56,7 @@ class Size:
     fidelity_sessions: int = 60  #: of each trace
     fidelity_seeds: int = 4
     http_requests: int = 3000
-    resume_contexts: Sequence[int] = (64, 256, 1024, 4096)
+    resume_contexts: Sequence[int] = (64, 256, 1024, 4096, 16384)  #: those that the model takes
     sidecar_requests: int = 2000  #: of each kind
     pace_rounds: int = 40  #: in each of which every way of asking has its iterations
     age_scenarios: Sequence[str] = ("crossover-slow", "coding")

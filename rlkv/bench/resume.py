@@ -12,6 +12,7 @@ import numpy as np
 from rlkv.bench.measure import Size
 from rlkv.calibration import Sizes, provisional_profile
 from rlkv.engine_setup import load
+from rlkv.provenance import device_name
 from rlkv_agents.rules import make_rule
 from rlkv_engine import state as S
 from rlkv_engine.estimates import fit_pause_table
@@ -26,6 +27,8 @@ VERBS = ("preserve", "swap", "discard")
 BLOCK_SIZE = 16
 #: Tokens that the tool returns.
 RETURNED_TOKENS = 16
+#: Longest chunk of prefill on a GPU, as vLLM has it for serving (``max_num_batched_tokens``).
+BATCHED_TOKENS_OF_GPU = 2048
 
 
 def resume(size: Size) -> dict[str, Any]:
@@ -58,7 +61,13 @@ def resume(size: Size) -> dict[str, Any]:
             "swap_over_preserve": seconds["swap"][last] / seconds["preserve"][last],
             "discard_over_swap": seconds["discard"][last] / seconds["swap"][last],
         },
-        "measured_on": {"model": loaded.name, "returned_tokens": RETURNED_TOKENS},
+        "measured_on": {
+            "model": loaded.name,
+            "device": device_name(loaded.model.device),
+            "dtype": str(loaded.model.dtype).removeprefix("torch."),
+            "returned_tokens": RETURNED_TOKENS,
+            "batched_tokens": _sizes(loaded).max_num_batched_tokens,
+        },
     }
 
 
@@ -66,9 +75,8 @@ def _resume_s(loaded: LoadedModel, verb: str, tokens: int, seed: int) -> float:
     num_blocks = -(-(tokens + RETURNED_TOKENS + 8) // BLOCK_SIZE) + 4
     # Where it is preserved, the stranger gets blocks of its own.
     pool = 2 * num_blocks if verb == "preserve" else num_blocks
-    profile = provisional_profile(
-        loaded, replace(Sizes(), num_device_blocks=pool, num_host_blocks=2 * num_blocks)
-    )
+    sizes = replace(_sizes(loaded), num_device_blocks=pool, num_host_blocks=2 * num_blocks)
+    profile = provisional_profile(loaded, sizes)
     table = fit_pause_table(
         make_workload("crossover").bodies(np.random.default_rng(0), "train", 99)
     )
@@ -107,6 +115,14 @@ def _resume_s(loaded: LoadedModel, verb: str, tokens: int, seed: int) -> float:
         return time.perf_counter() - start_s
     finally:
         engine.close()
+
+
+def _sizes(loaded: LoadedModel) -> Sizes:
+    # A GPU computes few tokens in the time of one: chunks as small as a CPU's would cost it ten
+    # times as long, and discarding would seem worse than it is.
+    if loaded.model.device.type == "cuda":
+        return replace(Sizes(), max_num_batched_tokens=BATCHED_TOKENS_OF_GPU)
+    return Sizes()
 
 
 def _run_turn(engine: PagedEngine, session: int) -> None:

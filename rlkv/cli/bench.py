@@ -30,6 +30,12 @@ def bench_command(
             " decision-api, answer-age, all of these (all), or gpu."
         ),
     ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Of fidelity, swap and resume, as of rlkv calibrate; llama-1b-random for a GPU."
+        ),
+    ] = "tiny",
     as_json: AsJson = False,
     out: Annotated[
         Path | None,
@@ -42,6 +48,7 @@ def bench_command(
     from rich.console import Console
 
     from rlkv.bench import BENCHES, run_bench
+    from rlkv.bench.measure import Size
     from rlkv_envs.traces.whole_file import write_files
 
     chosen = list(BENCHES) if name == "all" else [name]
@@ -55,7 +62,7 @@ def bench_command(
     records = []
     for each in chosen:
         with Console(stderr=True).status(f"bench {each}"):
-            record = run_bench(each)
+            record = run_bench(each, Size(engine_model=model))
         records.append(record)
         if each in files:
             write_json(record, files[each])

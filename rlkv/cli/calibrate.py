@@ -47,6 +47,7 @@ def calibrate_command(
     from rlkv.calibration import Sizes, calibrate, profile_toml
     from rlkv.cli.progress import progress_bars
     from rlkv.engine_setup import load
+    from rlkv.provenance import device_name
     from rlkv.report.calibration_picture import calibration_png
     from rlkv_engine.errors import InputError
     from rlkv_envs.traces.whole_file import write_files
@@ -60,7 +61,7 @@ def calibrate_command(
         calibration = calibrate(
             loaded, sizes, rounds=rounds, seed=seed, folder=out, on_progress=on_progress
         )
-    record = calibration_record(calibration)
+    record = calibration_record(calibration) | {"device": device_name(loaded.model.device)}
     write_files(
         out,
         {

@@ -9,7 +9,8 @@ import typer
 Model = Annotated[
     str,
     typer.Argument(
-        help="tiny (made in memory, no download), a folder in Hugging Face's format, or a .gguf."
+        help="tiny or llama-1b-random (made in memory, no download), a folder in Hugging Face's"
+        " format, or a .gguf."
     ),
 ]
 Device = Annotated[

@@ -80,7 +80,7 @@ def test_other_tokens_are_noticed() -> None:
         for policy in policies()
     }
     runs["discard"].output_digests[3] = "other"
-    demonstration = Demonstration(small, 0, "summing", runs)
+    demonstration = Demonstration(small, 0, "summing", "cpu", runs)
     assert not demonstration.same_tokens
     assert demonstration.other_tokens == ["discard"]
 

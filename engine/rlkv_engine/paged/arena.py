@@ -37,7 +37,7 @@ class KVShape:
 class Arena:
     """KV memory of a machine: blocks on the device and on the host.
 
-    The layouts differ (docs/decisions/0014-two-layouts.md): the device's serves attention, which
+    The layouts differ (docs/decisions/0015-two-layouts.md): the device's serves attention, which
     reads one layer of many blocks; the host's serves copies, which move whole blocks.
     """
 
@@ -49,6 +49,11 @@ class Arena:
     def block_bytes(self) -> int:
         """Bytes of one block, all layers."""
         return self.device[:, :, 0].numel() * self.device.element_size()
+
+    def synchronize(self) -> None:
+        """Waits until a GPU has done all that it was given; elsewhere nothing is under way."""
+        if self.device.is_cuda:
+            torch.cuda.synchronize(self.device.device)
 
 
 class HasKV(Protocol):

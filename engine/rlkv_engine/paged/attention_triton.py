@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from rlkv_engine.errors import InputError
 # imported on a machine without it.
 if TYPE_CHECKING:
     from rlkv_engine.paged.attention_batch import AttentionBatch
+    from rlkv_engine.paged.kernels.context_splits import ContextSplits
 
 
 def triton_attention(
@@ -34,7 +36,7 @@ def triton_attention(
         value: ``[num_tokens, num_kv_heads, head_dim]``.
         kv_cache: ``[2, num_blocks, block_size, num_kv_heads, head_dim]`` of this layer, same dtype,
             contiguous; written in place. What lies outside the contexts is not read.
-        batch: Where each token's KV goes, and the contexts.
+        batch: Where each token's KV goes, and the contexts; its ``plan`` is set.
         scale: Factor of the scores.
 
     Returns:
@@ -43,16 +45,17 @@ def triton_attention(
     Raises:
         InputError: a head that the kernels do not take, or tensors that are not on a GPU.
     """
-    from rlkv_engine.paged.kernels.decode_attention import decode_attention, decode_splits
+    from rlkv_engine.paged.kernels.decode_attention import decode_attention
     from rlkv_engine.paged.kernels.kv_write import write_kv
-    from rlkv_engine.paged.kernels.prefill_attention import prefill_attention, prefill_splits
+    from rlkv_engine.paged.kernels.prefill_attention import prefill_attention
 
-    num_processors = _num_processors(query)
-    num_kv_heads = kv_cache.shape[3]
+    if batch.plan is None:
+        batch.plan = _plan(query, kv_cache, batch)
+    plan: _Plan = batch.plan
     num_decode = batch.num_decode
     write_kv(key, value, kv_cache, batch.slot_mapping)
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    if num_decode > 0:
+    if plan.decode is not None:
         decode_attention(
             query[:num_decode],
             kv_cache,
@@ -60,12 +63,9 @@ def triton_attention(
             batch.decode_lens,
             out[:num_decode],
             scale,
-            decode_splits(batch.decode_lens_cpu, num_kv_heads, num_processors),
+            plan.decode,
         )
-    if batch.prefill_lens_cpu:
-        bounds = batch.prefill_cu_seqlens_cpu
-        chunk_lens = [end - start for start, end in itertools.pairwise(bounds)]
-        group = query.shape[1] // num_kv_heads
+    if plan.prefill is not None:
         prefill_attention(
             query[num_decode:],
             kv_cache,
@@ -74,17 +74,37 @@ def triton_attention(
             batch.prefill_lens,
             out[num_decode:],
             scale,
-            max(chunk_lens),
-            prefill_splits(
-                chunk_lens,
-                batch.prefill_lens_cpu,
-                num_kv_heads,
-                group,
-                query.dtype,
-                num_processors,
-            ),
+            plan.longest_chunk,
+            plan.prefill,
         )
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Parts of the contexts, worked out once for all layers of an iteration."""
+
+    decode: ContextSplits | None  #: None: nobody decodes
+    prefill: ContextSplits | None
+    longest_chunk: int
+
+
+def _plan(query: Tensor, kv_cache: Tensor, batch: AttentionBatch) -> _Plan:
+    from rlkv_engine.paged.kernels.decode_attention import decode_splits
+    from rlkv_engine.paged.kernels.prefill_attention import prefill_splits
+
+    num_processors, num_kv_heads = _num_processors(query), kv_cache.shape[3]
+    bounds = batch.prefill_cu_seqlens_cpu
+    chunk_lens = [end - start for start, end in itertools.pairwise(bounds)]
+    decode = prefill = None
+    if batch.num_decode > 0:
+        decode = decode_splits(batch.decode_lens_cpu, num_kv_heads, num_processors)
+    if batch.prefill_lens_cpu:
+        group = query.shape[1] // num_kv_heads
+        prefill = prefill_splits(
+            chunk_lens, batch.prefill_lens_cpu, num_kv_heads, group, query.dtype, num_processors
+        )
+    return _Plan(decode, prefill, max(chunk_lens, default=0))
 
 
 def _num_processors(tensor: Tensor) -> int:

@@ -100,12 +100,14 @@ class PagedEngine:
         self._sessions: dict[int, _Session] = {}
         self._arena = arena_for(loaded, profile)
         self._copies = copy_engine(self._arena)
+        # Not through self: a cycle would keep both tiers until a collector comes by.
+        engine, sessions = self._engine, self._sessions
         self._executor = Executor(
             loaded.model,
             self._arena,
             self._copies,
-            self._engine,
-            lambda slot: self._sessions[self._engine.sid_of(slot)].context,
+            engine,
+            lambda slot: sessions[engine.sid_of(slot)].context,
             max_tokens=min(self._max_tokens, profile.device_tokens),
             prefix_caching=prefix_caching,
         )

@@ -125,6 +125,8 @@ class Executor:
             for chunk in batch.decodes + batch.prefills:
                 self._remember(chunk.slot, chunk.context, chunk.start, chunk.end)
         if not batch.emits:
+            # No token is waited for; without this the next iteration would seem to take its time.
+            self._arena.synchronize()
             return []
         logits = self._model.logits(hidden[batch.logit_rows])
         tokens = choose_tokens(logits, [chunk.context.sampling for chunk in batch.emits])

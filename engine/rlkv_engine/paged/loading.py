@@ -1,4 +1,4 @@
-"""Loads a model by name: ``tiny``, a Hugging Face folder, or a GGUF file."""
+"""Loads a model by name: one made in memory, a Hugging Face folder, or a GGUF file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from rlkv_engine.paged.gguf_file import read_gguf
 from rlkv_engine.paged.hugging_face import read_config, read_tokenizer
 from rlkv_engine.paged.llama import Llama
 from rlkv_engine.paged.model_config import ModelConfig, token_ids
+from rlkv_engine.paged.random_llama import LLAMA_1B, random_llama
 from rlkv_engine.paged.safetensors_folder import read_tensors
 from rlkv_engine.paged.tiny import tiny_model
 from rlkv_engine.paged.tiny_tokenizer import tiny_tokenizer
 from rlkv_engine.paged.weights import fill_weights
 
-#: The model that is built in memory.
+#: The models that are built in memory: one for everything, one for GPUs.
 TINY = "tiny"
+RANDOM_LLAMA_1B = "llama-1b-random"
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -48,7 +50,8 @@ def load_model(
     """Loads a model and its tokenizer.
 
     Args:
-        name_or_path: ``tiny``, a folder with ``config.json`` and safetensors, or a ``.gguf`` file.
+        name_or_path: ``tiny``, ``llama-1b-random``, a folder with ``config.json`` and safetensors,
+            or a ``.gguf`` file.
         dtype: fp32, bf16 or fp16; weights of another one are converted.
         device: Where the model runs.
         attention: How attention reads the cache there.
@@ -63,6 +66,9 @@ def load_model(
     if str(name_or_path) == TINY:
         model = tiny_model(attention, dtype, device)
         return LoadedModel(model, model.config, tiny_tokenizer(), TINY)
+    if str(name_or_path) == RANDOM_LLAMA_1B:
+        model = random_llama(LLAMA_1B, attention, dtype, device)
+        return LoadedModel(model, model.config, None, RANDOM_LLAMA_1B)
     path = Path(name_or_path)
     if path.is_dir():
         return _load_folder(path, attention, dtype, device)
@@ -121,4 +127,10 @@ def _checked_device(device: torch.device | str) -> torch.device:
         raise InputError(f"device {device!r} is not one that torch knows") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device}: torch finds no CUDA device")
+    if device.type == "cuda" and device.index not in (None, 0):
+        # Triton launches on the current device, whatever its arguments are on.
+        raise InputError(
+            f"device {device}: only the first GPU that this process sees is used;"
+            " CUDA_VISIBLE_DEVICES says which that is"
+        )
     return device

@@ -195,6 +195,7 @@ def measure_copies(
     """Copies of so many blocks, alone, both ways, between blocks drawn at random."""
     arena = arena_for(loaded, profile)
     copies = copy_engine(arena)
+    arena.synchronize()
     random = np.random.default_rng(seed)
     try:
         for repetition in range(repetitions + 1):

@@ -83,12 +83,14 @@ class TracePlayer:
         self._outputs: dict[int, list[int]] = {}
         self._arena = arena_for(loaded, profile)
         self._copies = copy_engine(self._arena)
+        # Not through self: a cycle would keep both tiers until a collector comes by.
+        engine, contexts = self.engine, self._contexts
         self.executor = Executor(
             loaded.model,
             self._arena,
             self._copies,
-            self.engine,
-            lambda slot: self._contexts[int(self.engine.live_state.slot[S.SID, slot])],
+            engine,
+            lambda slot: contexts[int(engine.live_state.slot[S.SID, slot])],
             max_tokens=trace.max_context_tokens,
             # What one session computes no other has: prompts are random.
             prefix_caching=False,

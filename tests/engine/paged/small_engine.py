@@ -15,7 +15,7 @@ from rlkv_engine.estimates import PauseTable, fit_pause_table
 from rlkv_engine.loop import RULE_POLICY, Policy, make_policy
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.paged.clock import SimulatedClock
-from rlkv_engine.paged.copies import Copy, CopyEngine, ThreadCopies
+from rlkv_engine.paged.copies import Copy, CopyEngine, copy_engine
 from rlkv_engine.paged.engine import PagedEngine
 from rlkv_engine.profile import Profile, load_profile
 from rlkv_engine.trace import Trace
@@ -86,10 +86,11 @@ def small_engine(
     max_tokens: int = 4096,
     prefix_caching: bool = True,
     config: EngineConfig | None = None,
+    device: str = "cpu",
 ) -> PagedEngine:
     profile, table = profile or tiny_profile(), pause_table()
     return PagedEngine(
-        summing_model(max_tokens),  # type: ignore[arg-type]
+        summing_model(max_tokens, device),  # type: ignore[arg-type]
         profile,
         make_rule("house").params(table),
         table,
@@ -106,24 +107,34 @@ def assert_right_tokens(tokens: Sequence[int], num_prompt: int) -> None:
         assert tokens[i] == next_token(tokens[:i]), f"token {i} of {len(tokens)}"
 
 
-class FailingCopies(ThreadCopies):
-    """Copies of which some fail, half done, as ``fails`` says."""
+class FailingCopies:
+    """The engine's own way to copy, but some copies fail, half done, as ``fails`` says."""
 
     def __init__(self, engine: PagedEngine, fails: Sequence[bool]) -> None:
-        super().__init__(engine._arena)
+        self._arena = engine._arena
+        self._copies = copy_engine(engine._arena)
+        self._failed: list[Copy] = []
         self.fails = list(fails)
         self.num_failed = 0
 
-    def _copied(self, copy: Copy) -> bool:
-        if self.fails and self.fails.pop(0):
+    def start(self, copies: Sequence[Copy]) -> None:
+        fails = [bool(self.fails and self.fails.pop(0)) for _ in copies]
+        for copy in (copy for copy, failing in zip(copies, fails, strict=True) if failing):
             # Something was written, but not what should have been.
             if copy.out:
                 self._arena.host[list(copy.host)] = -1.0
             else:
                 self._arena.device[:, :, list(copy.device)] = -1.0
+            self._failed.append(copy)
             self.num_failed += 1
-            return False
-        return super()._copied(copy)
+        self._copies.start([c for c, failing in zip(copies, fails, strict=True) if not failing])
+
+    def wait(self) -> list[Copy]:
+        failed, self._failed = self._failed, []
+        return failed + self._copies.wait()
+
+    def close(self) -> None:
+        self._copies.close()
 
 
 def use_copies(engine: PagedEngine, copies: CopyEngine) -> None:

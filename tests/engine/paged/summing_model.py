@@ -27,7 +27,9 @@ def next_token(tokens: Sequence[int]) -> int:
 
 class SummingModel:
     dtype = torch.float32
-    device = torch.device("cpu")
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
     def __call__(
         self, input_ids: Tensor, positions: Tensor, arena: Tensor, batch: AttentionBatch
@@ -50,7 +52,7 @@ class SummingModel:
         for table, end, first, last in spans:
             # Nobody asks what follows a token in the middle of a prompt.
             next_tokens += [VOCAB_SIZE] * (last - first - 1) + [self._read(arena, table, end)]
-        return torch.tensor(next_tokens)[:, None]
+        return torch.tensor(next_tokens, device=arena.device)[:, None]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(hidden[:, 0], VOCAB_SIZE + 1).float()
@@ -58,9 +60,13 @@ class SummingModel:
     def _read(self, arena: Tensor, table: Tensor, length: int) -> int:
         block_size = arena.shape[3]
         position = np.arange(length)
-        blocks = table.numpy()[position // block_size]
+        blocks = table.cpu().numpy()[position // block_size]
         # [num_layers, 2, length, 1, 2]: all of it the same number at each position, or a wrong one
-        stored = arena.numpy()[:, :, blocks, position % block_size]
+        if arena.is_cuda:
+            places = torch.from_numpy(np.stack([blocks, position % block_size])).to(arena.device)
+            stored = arena[:, :, places[0], places[1]].cpu().numpy()
+        else:
+            stored = arena.numpy()[:, :, blocks, position % block_size]
         numbers = stored[0, 0, :, 0, 0]
         if np.any(stored != numbers[:, None, None]):
             return VOCAB_SIZE
@@ -84,5 +90,6 @@ class SummingLoaded:
     name: str = "summing"
 
 
-def summing_model(max_tokens: int = 4096) -> SummingLoaded:
-    return SummingLoaded(SummingModel(), SummingConfig(max_position_embeddings=max_tokens))
+def summing_model(max_tokens: int = 4096, device: str = "cpu") -> SummingLoaded:
+    config = SummingConfig(max_position_embeddings=max_tokens)
+    return SummingLoaded(SummingModel(torch.device(device)), config)

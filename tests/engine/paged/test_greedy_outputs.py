@@ -15,6 +15,7 @@ from rlkv_engine.paged.clock import SimulatedClock
 from rlkv_engine.paged.engine import PagedEngine
 from rlkv_engine.paged.loading import LoadedModel, load_model
 from rlkv_engine.planner import PolicyPlanner
+from tests.engine.paged.devices import DEVICES
 from tests.engine.paged.small_engine import (
     BLOCK_SIZE,
     VERBS,
@@ -24,13 +25,14 @@ from tests.engine.paged.small_engine import (
     tiny_profile,
 )
 
-CPU = torch.device("cpu")
 NEW = 4
 
 
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return load_model("tiny", dtype=torch.float32, device=CPU, attention=default_attention(CPU))
+@pytest.fixture(scope="module", params=DEVICES)
+def loaded(request: pytest.FixtureRequest) -> LoadedModel:
+    device = torch.device(request.param)
+    attention = default_attention(device)
+    return load_model("tiny", dtype=torch.float32, device=device, attention=attention)
 
 
 def engine_of(loaded: LoadedModel, num_blocks: int = 24) -> PagedEngine:

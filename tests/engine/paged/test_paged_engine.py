@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +15,7 @@ from rlkv_engine.errors import InputError
 from rlkv_engine.paged.engine import PagedEngine, Token
 from rlkv_engine.paged.sampling import Sampling
 from rlkv_engine.planner import PolicyPlanner
+from tests.engine.paged.devices import DEVICES
 from tests.engine.paged.small_engine import (
     BLOCK_SIZE,
     VERBS,
@@ -56,10 +60,11 @@ def fill(engine: PagedEngine, tokens: int) -> None:
     engine.cancel(stranger)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("length", BOUNDARIES)
-def test_a_session_goes_on_rightly_after_each_verb(verb: int, length: int) -> None:
-    engine = small_engine(one_verb(verb))
+def test_a_session_goes_on_rightly_after_each_verb(verb: int, length: int, device: str) -> None:
+    engine = small_engine(one_verb(verb), device=device)
     prompt = list(range(3, length + 1))
     session = engine.add_session(prompt, max_new_tokens=2)
     first = run_turn(engine, session)
@@ -81,8 +86,8 @@ def test_a_session_goes_on_rightly_after_each_verb(verb: int, length: int) -> No
     engine.close()
 
 
-def resumed_after_swap(corrupt: bool) -> list[int]:
-    engine = small_engine(one_verb(S.SWAP), prefix_caching=False)
+def resumed_after_swap(corrupt: bool, device: str) -> list[int]:
+    engine = small_engine(one_verb(S.SWAP), prefix_caching=False, device=device)
     prompt = list(range(10, 50))
     session = engine.add_session(prompt, max_new_tokens=2)
     run_turn(engine, session)
@@ -102,13 +107,15 @@ def resumed_after_swap(corrupt: bool) -> list[int]:
     return engine.tokens(session)
 
 
-def test_kv_comes_back_from_the_host() -> None:
-    tokens = resumed_after_swap(corrupt=False)
+@pytest.mark.parametrize("device", DEVICES)
+def test_kv_comes_back_from_the_host(device: str) -> None:
+    tokens = resumed_after_swap(corrupt=False, device=device)
     assert_right_tokens(tokens, 43)
 
 
-def test_a_corrupted_host_block_shows() -> None:
-    assert resumed_after_swap(corrupt=True) != resumed_after_swap(corrupt=False)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_corrupted_host_block_shows(device: str) -> None:
+    assert resumed_after_swap(True, device) != resumed_after_swap(False, device)
 
 
 def test_a_shared_prompt_is_held_and_computed_once() -> None:
@@ -133,8 +140,9 @@ def test_a_shared_prompt_is_held_and_computed_once() -> None:
     engine.close()
 
 
-def test_a_changed_context_does_not_write_into_what_others_use() -> None:
-    engine = small_engine(one_verb(S.PRESERVE))
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_changed_context_does_not_write_into_what_others_use(device: str) -> None:
+    engine = small_engine(one_verb(S.PRESERVE), device=device)
     prompt = list(range(30, 54))
     sessions = [engine.add_session(prompt, max_new_tokens=3) for _ in range(2)]
     for session in sessions:
@@ -207,9 +215,10 @@ def test_a_caller_ends_a_turn_and_goes_on() -> None:
     engine.close()
 
 
-def test_a_failed_copy_costs_time_and_nothing_else() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_failed_copy_costs_time_and_nothing_else(device: str) -> None:
     for fails in ([True], [False, False, True], [True, False, True, True, True]):
-        engine = small_engine(one_verb(S.SWAP), prefix_caching=False)
+        engine = small_engine(one_verb(S.SWAP), prefix_caching=False, device=device)
         copies = FailingCopies(engine, fails)
         use_copies(engine, copies)
         session = engine.add_session(list(range(40)), max_new_tokens=2)
@@ -243,6 +252,19 @@ def test_what_can_never_fit_is_refused_with_the_numbers() -> None:
         engine.resume(session, [1], max_new_tokens=1)
     assert run_turn(engine, session)[-1].end == "length"
     engine.close()
+
+
+def test_memory_goes_with_its_engine() -> None:
+    """No collector has to come by: on a GPU the next engine may need it."""
+    engine = small_engine()
+    arena = weakref.ref(engine._arena.device)
+    gc.disable()
+    try:
+        engine.close()
+        del engine
+        assert arena() is None
+    finally:
+        gc.enable()
 
 
 @settings(max_examples=40, deadline=None)

@@ -18,6 +18,7 @@ from rlkv_engine.paged.arena import KVShape, build_arena
 from rlkv_engine.paged.copies import Copy, ThreadCopies, copy_blocks
 from rlkv_engine.paged.engine import PagedEngine
 from rlkv_engine.planner import PolicyPlanner
+from tests.engine.paged.devices import DEVICES
 from tests.engine.paged.small_engine import (
     FailingCopies,
     assert_right_tokens,
@@ -32,12 +33,13 @@ NUM_WORLDS = 4
 
 
 class UnreliableCopies(FailingCopies):
-    """Copies that are made at once, on a thread, or as late as possible, and fail now and then."""
+    """Copies that are made at once, in the background, or as late as can be; some fail."""
 
     def __init__(self, engine: PagedEngine, seed: int) -> None:
         super().__init__(engine, [])
         self._random = np.random.default_rng(seed)
         self._late: list[Copy] = []
+        self._early: list[Copy] = []
 
     def start(self, copies: Sequence[Copy]) -> None:
         self.fails = (self._random.random(len(copies)) < 0.05).tolist()
@@ -46,24 +48,27 @@ class UnreliableCopies(FailingCopies):
             self._late = list(copies)
             return
         super().start(copies)
-        if when == 1 and self._running is not None:
-            self._running.result()
+        if when == 1:
+            self._early = super().wait()
 
     def wait(self) -> list[Copy]:
         late, self._late = self._late, []
-        return super().wait() + [copy for copy in late if not self._copied(copy)]
+        early, self._early = self._early, []
+        if late:
+            super().start(late)
+        return early + super().wait()
 
 
 class World:
     """Sessions that arrive, pause, return and leave at random."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, device: str) -> None:
         self.random = np.random.default_rng(seed)
         profile = tiny_profile(
             num_device_blocks=int(self.random.integers(16, 40)),
             num_host_blocks=int(self.random.integers(0, 24)),
         )
-        self.engine = small_engine(profile=profile, prefix_caching=bool(seed % 2))
+        self.engine = small_engine(profile=profile, prefix_caching=bool(seed % 2), device=device)
         self.copies = UnreliableCopies(self.engine, seed)
         use_copies(self.engine, self.copies)
         self.longest = 4 * profile.num_device_blocks - 8
@@ -136,9 +141,10 @@ class World:
         self.engine.check_integrity()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("seed", range(NUM_WORLDS))
-def test_books_add_up_after_every_event(seed: int) -> None:
-    world = World(seed)
+def test_books_add_up_after_every_event(seed: int, device: str) -> None:
+    world = World(seed, device)
     for _ in range(NUM_EVENTS // NUM_WORLDS):
         world.happen()
     engine, counters = world.engine, world.engine.state.n

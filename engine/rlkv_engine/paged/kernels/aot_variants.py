@@ -15,6 +15,7 @@ from rlkv_engine.paged.kernels import (
     kv_write,
     prefill_attention,
     reduce_splits,
+    tier_copy,
 )
 from rlkv_engine.paged.kernels.context_splits import MAX_SPLITS
 from rlkv_engine.paged.kernels.paged_tile import TileShape, compute_dtype, padded_head_dim
@@ -25,6 +26,8 @@ _BLOCK_SIZE = 16
 _NUM_LAYERS = 32
 #: Strides between tokens: whole rows of heads, so multiples of 16.
 _ROW_STRIDES = ("query_stride", "out_stride", "key_stride", "value_stride")
+#: Pointers into the middle of something.
+_ANY_ALIGNMENT = ("device_ids_ptr", "host_ids_ptr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,11 @@ class Variant:
 
     def aligned(self) -> list[str]:
         """Arguments that are multiples of 16, which a launch finds out by itself."""
-        pointers = [name for name, kind in self.types.items() if kind.startswith("*")]
+        pointers = [
+            name
+            for name, kind in self.types.items()
+            if kind.startswith("*") and name not in _ANY_ALIGNMENT
+        ]
         return pointers + [name for name in _ROW_STRIDES if name in self.types]
 
 
@@ -61,6 +68,7 @@ def all_variants(
     # The copies know bytes only.
     for head_dim in head_dims:
         yield from (_copy(head_dim, gather) for gather in (True, False))
+        yield from (_tier_copy(head_dim, out) for out in (True, False))
 
 
 def _write(dtype: str, head_dim: int) -> Variant:
@@ -96,6 +104,31 @@ def _copy(head_dim: int, gather: bool) -> Variant:
             "GATHER": gather,
         },
         {},
+    )
+
+
+def _tier_copy(head_dim: int, out: bool) -> Variant:
+    run_bytes = _BLOCK_SIZE * _NUM_KV_HEADS * head_dim * 2
+    word = block_copy.copy_word(run_bytes)
+    planes, run = 2 * _NUM_LAYERS, run_bytes // word.itemsize
+    return Variant(
+        f"tier_copy_{'out' if out else 'in'} d{head_dim}",
+        tier_copy._copy_between_tiers_kernel,
+        {
+            "arena_ptr": "*i64",
+            "host_ptr": "*i64",
+            "device_ids_ptr": "*i32",
+            "host_ids_ptr": "*i32",
+            "num_blocks": "i32",
+            "num_tiles": "i32",
+        },
+        {
+            "PLANES": planes,
+            "RUN": run,
+            "TILE": tier_copy.copy_tile(planes * run, word.itemsize),
+            "OUT": out,
+        },
+        {"num_warps": tier_copy.NUM_WARPS},
     )
 
 

@@ -64,6 +64,12 @@ COPIES = {
     "no block": CopyCase("float32", 4, 1, 64, 0),
 }
 
+#: Other tiles and loops than above: a block is one run on the host.
+TIER_COPIES = COPIES | {
+    "a block of several tiles": CopyCase("float32", 16, 3, 64, 7, num_layers=2),
+    "more tiles than programs": CopyCase("bfloat16", 16, 8, 64, 9, num_layers=5),
+}
+
 REDUCES = {
     "2 of 64": ReduceCase("float32", 64, 2),
     "19 of 80": ReduceCase("float16", 80, 19),

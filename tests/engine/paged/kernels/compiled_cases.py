@@ -9,6 +9,8 @@ EVERY_CHIP = ("kv_write bf16 d128", "block_gather d128", "decode_split bf16 d128
 #: The others where shared memory or registers are scarcest, and on another kind of chip.
 SOME_CHIPS = {
     "block_scatter d64": ("sm_90", "gfx942"),
+    "tier_copy_out d128": ("sm_80", "sm_90", "gfx942"),
+    "tier_copy_in d64": ("sm_90",),
     "reduce_splits bf16 d128": ("sm_80", "gfx942"),
     "prefill_split bf16 d128 g4 rows128": ("sm_86", "gfx942"),
     "prefill bf16 d128 g4 rows64": ("sm_80",),

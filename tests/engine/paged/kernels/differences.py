@@ -24,6 +24,7 @@ from rlkv_engine.paged.kernels import (
     kv_write,
     prefill_attention,
     reduce_splits,
+    tier_copy,
 )
 from rlkv_engine.paged.kernels.context_splits import ContextSplits
 from tests.engine.paged.kernels import cases
@@ -77,6 +78,27 @@ def copy(case: CopyCase, gather: bool) -> float:
     block_copy.scatter_blocks(staging, block_ids.int(), arena)
     block_copy.scatter_blocks_reference(staging, block_ids, expected)
     return num_different(arena, expected)
+
+
+def change_tier(case: CopyCase, out: bool) -> float:
+    """Both tiers, whole, beside the reference: nothing else may be written."""
+    shape = (case.block_size, case.num_kv_heads, case.head_dim)
+    dtype = getattr(torch, case.dtype)
+    arena = torch.randn(case.num_layers, 2, 9, *shape).to(dtype)
+    host = torch.randn(11, case.num_layers, 2, *shape, device="cpu").to(dtype)
+    if arena.is_cuda:
+        host = host.pin_memory()
+    arena.view(-1)[::7] = NAN
+    expected_arena, expected_host = arena.clone(), host.clone()
+    device_ids = torch.randperm(9)[: case.num_copied].int()
+    host_ids = torch.randperm(11)[: case.num_copied].int()
+    tier_copy.copy_between_tiers(arena, host, device_ids, host_ids, out=out)
+    tier_copy.copy_between_tiers_reference(
+        expected_arena, expected_host, device_ids, host_ids, out=out
+    )
+    if arena.is_cuda:
+        torch.cuda.synchronize()
+    return num_different(arena, expected_arena) + num_different(host, expected_host)
 
 
 def reduce(case: ReduceCase) -> float:
@@ -205,6 +227,8 @@ def main(device: str = "cpu") -> None:
     add("write", write, cases.WRITES)
     add("gather", copy, cases.COPIES, True)
     add("scatter", copy, cases.COPIES, False)
+    add("out", change_tier, cases.TIER_COPIES, True)
+    add("in", change_tier, cases.TIER_COPIES, False)
     add("reduce", reduce, cases.REDUCES)
     add("decode", attention, cases.DECODES)
     add("prefill", attention, cases.PREFILLS)

@@ -20,6 +20,7 @@ from rlkv_engine.paged.kernels.decode_attention import decode_attention
 from rlkv_engine.paged.kernels.kv_write import write_kv
 from rlkv_engine.paged.kernels.prefill_attention import prefill_attention
 from rlkv_engine.paged.kernels.reduce_splits import reduce_splits
+from rlkv_engine.paged.kernels.tier_copy import copy_between_tiers
 
 
 class NamesItsChip:
@@ -61,6 +62,12 @@ def launches() -> dict[str, dict[str, Any]]:
     found["block_gather d128"] = asked[-1]
     scatter_blocks(staging, torch.tensor([1]), arena)
     found["block_scatter d128"] = asked[-1]
+
+    # As from one upload: the second half begins wherever the first ends.
+    device_ids, host_ids = torch.tensor([[1], [0]], dtype=torch.int32).unbind()
+    for out_of, name in ((True, "out"), (False, "in")):
+        copy_between_tiers(arena, staging, device_ids, host_ids, out=out_of)
+        found[f"tier_copy_{name} d128"] = asked[-1]
 
     out = torch.zeros(2, 8, 128, dtype=torch.bfloat16)
     reduce_splits(torch.zeros(2, 8, 5, 128), torch.zeros(2, 8, 5), out)

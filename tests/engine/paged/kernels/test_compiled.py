@@ -48,7 +48,7 @@ def test_kernel_fits_its_chip_without_spills(
     assert compiled[case]["spill_bytes"] == 0
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("block_")])
+@pytest.mark.parametrize("case", [c for c in CASES if c.startswith(("block_", "tier_"))])
 def test_copies_load_16_bytes_a_thread(compiled: dict[str, dict[str, Any]], case: str) -> None:
     assert compiled[case]["load_bytes"] == 16
 

@@ -49,6 +49,12 @@ def test_copies_move_every_bit(errors: dict[str, float], kind: str, name: str) -
     assert errors[f"{kind}: {name}"] == 0
 
 
+@pytest.mark.parametrize("name", cases.TIER_COPIES)
+@pytest.mark.parametrize("kind", ["out", "in"])
+def test_blocks_change_tier_bit_for_bit(errors: dict[str, float], kind: str, name: str) -> None:
+    assert errors[f"{kind}: {name}"] == 0
+
+
 @pytest.mark.parametrize("name", cases.REDUCES)
 def test_reduce_agrees(errors: dict[str, float], name: str) -> None:
     assert errors[f"reduce: {name}"] <= cases.TOLERANCE[cases.REDUCES[name].dtype]

@@ -49,11 +49,13 @@ def test_scattered_heads() -> None:
 
 @needs_triton
 def test_tensors_on_the_cpu() -> None:
+    from rlkv_engine.paged.attention_batch import AttentionBatch, Span
     from rlkv_engine.paged.attention_triton import triton_attention
 
     tokens = torch.zeros(1, 1, 64)
+    batch = AttentionBatch.from_spans([], [Span([0], 0, 1)], block_size=4)
     with pytest.raises(InputError, match="on a GPU"):
-        triton_attention(tokens, tokens, tokens, torch.zeros(2, 1, 4, 1, 64), None, 1.0)  # type: ignore[arg-type]
+        triton_attention(tokens, tokens, tokens, torch.zeros(2, 1, 4, 1, 64), batch, 1.0)
 
 
 def test_the_backend_is_imported_without_triton() -> None:
@@ -69,3 +71,15 @@ def test_the_backend_is_imported_without_triton() -> None:
         timeout=120,
     )
     assert child.returncode == 0, child.stderr
+
+
+@needs_triton
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_host_memory_that_a_gpu_cannot_read() -> None:
+    from rlkv_engine.paged.kernels.tier_copy import copy_between_tiers
+
+    arena, host = torch.zeros(1, 2, 3, 4, 1, 16, device="cuda"), torch.zeros(3, 1, 2, 4, 1, 16)
+    ids = torch.zeros(1, dtype=torch.int32, device="cuda")
+    with pytest.raises(InputError, match="not pinned"):
+        copy_between_tiers(arena, host, ids, ids, out=True)
