@@ -41,7 +41,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig, group_kernel_blocks
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 from vllm.v1.outputs import KVConnectorOutput
-from vllm.v1.request import Request, RequestStatus
+from vllm.v1.request import Request
 
 from rlkv_engine.errors import InputError
 from rlkv_service.adapters.vllm.block_pool import VllmPool, yield_to_reset
@@ -52,14 +52,7 @@ from rlkv_service.adapters.vllm.keeper import Keeper
 from rlkv_service.adapters.vllm.making import make_keeper
 from rlkv_service.adapters.vllm.metrics import RlkvPromMetrics, RlkvStats, StatsDeltas
 from rlkv_service.adapters.vllm.settings import Settings
-from rlkv_service.adapters.vllm.support import LOGGER, num_slots, why_not
-
-#: How a request ends whose session may go on.
-NORMAL_ENDS = frozenset(
-    status
-    for status in RequestStatus
-    if status.name in ("FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED", "FINISHED_REPETITION")
-)
+from rlkv_service.adapters.vllm.support import LOGGER, NORMAL_ENDS, num_slots, why_not
 
 
 @dataclass

@@ -55,7 +55,8 @@ class FakePool:
             self.references[block_id] += 1
 
     def free(self, block_ids: Iterable[int]) -> None:
-        first, last = [], []
+        first: list[int] = []
+        last: list[int] = []
         for block_id in block_ids:
             assert self.references[block_id] > 0, f"block {block_id} is freed twice"
             self.references[block_id] -= 1
@@ -109,7 +110,7 @@ class FakeRequest:
         )
         self.num_prompt_tokens, self.max_tokens = len(prompt), max_tokens
         self.tokens = list(prompt)
-        self.block_hashes: list[bytes] = []
+        self.block_hashes: Sequence[bytes] = []
         self.num_computed_tokens = self.num_in_flight_tokens = 0
         self.block_ids: list[int] = []
         self.found_tokens = (0, 0)  #: at the last admission: device, host
@@ -140,7 +141,8 @@ class FakeRequest:
             start = len(self.block_hashes) * BLOCK
             parent = self.block_hashes[-1] if self.block_hashes else b""
             content = parent + repr(self.tokens[start : start + BLOCK]).encode()
-            self.block_hashes.append(hashlib.blake2b(content, digest_size=8).digest())
+            block_hash = hashlib.blake2b(content, digest_size=8).digest()
+            self.block_hashes = [*self.block_hashes, block_hash]
 
 
 class FakeEngine:
