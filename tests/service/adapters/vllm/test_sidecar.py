@@ -82,7 +82,6 @@ def test_short_memory_is_asked_about_ahead() -> None:
     engine, client = engine_with(Verb.PRESERVE, num_host_blocks=0)
     for i in range(6):
         engine.ask(prompt(i, 9.5), session=f"s{i}")
-    client.answer()
     engine.ask(prompt(8, 2), 2, hint={"ends": True})
     revisits = [rows for rows, _ in client.asked if rows.facts[0, F.POINT] != Point.CALL]
     assert {session for rows in revisits for session in rows.sessions} == {
