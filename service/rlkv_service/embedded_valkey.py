@@ -74,7 +74,7 @@ class EmbeddedValkey:
             (folder / _DATA).mkdir(exist_ok=True)
             log = (folder / _LOG).open("wb")
         except OSError as error:
-            raise InputError(f"{error.strerror}", path=folder) from error
+            raise InputError(f"no folder for a server: {error.strerror}", path=folder) from error
         config = {**_CONFIG, "unixsocket": socket_path, **(options or {})}
         arguments = [word for name, value in config.items() for word in (f"--{name}", value)]
         with log:

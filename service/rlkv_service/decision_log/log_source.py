@@ -48,7 +48,7 @@ def holds_server_data(folder: Path) -> bool:
 
 def _of_folder(folder: Path, stack: ExitStack) -> RespConnection:
     if not holds_server_data(folder):
-        raise InputError("no embedded server has kept its data there", path=folder)
+        raise InputError("no rlkv serve has kept its data there", path=folder)
     try:
         return RespConnection(RedisURL(path=str((folder / _SOCKET).absolute())), TIMEOUT_S)
     except RedisError:
