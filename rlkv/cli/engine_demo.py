@@ -11,7 +11,7 @@ import typer
 
 from rlkv.cli.model_options import Device, Dtype, Model, Threads
 from rlkv.cli.output import AsJson, check_writable
-from rlkv.cli.serve import REDIS_VARIABLE
+from rlkv.cli.server_place import REDIS_VARIABLE
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -178,6 +178,8 @@ def _table(record: dict[str, Any]) -> Table:
         decided = ", ".join(f"{num} {reason}" for reason, num in sidecar["decisions"].items())
         table.caption += (
             f" The sidecar answered {sidecar['answered_share']:.1%} of its decisions in time"
-            f" ({decided}) and was told of {sidecar['num_outcomes']} outcomes."
+            f" ({decided}): {sidecar['answered_share_at_calls']:.1%} of those about a pause that"
+            f" begins, {sidecar['answered_share_when_short']:.1%} of those when memory was short."
+            f" It was told of {sidecar['num_outcomes']} outcomes."
         )
     return table

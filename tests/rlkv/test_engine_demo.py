@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rlkv.asked_engine import rehearse
 from rlkv.engine_demo import Demonstration, Sidecar, demonstrate
 from rlkv.miniature_scenario import miniature_scenario
 from rlkv.report.engine_picture import demonstration_png
@@ -112,9 +113,18 @@ def test_a_sidecar_decides_and_the_tokens_are_the_same(sidecar_url: RedisURL) ->
     assert asked.reasons.total() == asked.run.result.num_decisions
     # Pauses of a few milliseconds may be over before anybody can answer; most calls are in time.
     assert 0.0 < record["sidecar"]["answered_share"] <= 1.0
+    assert asked.reasons >= asked.at_calls
+    assert 0.0 < record["sidecar"]["answered_share_at_calls"] <= 1.0
     assert set(asked.reasons) & {Reason.POLICY, Reason.OUTSIDE, Reason.NO_POLICY}
     trace = small.trace(0, "test")
     assert record["sidecar"]["num_outcomes"] == trace.num_turns
+
+
+def test_a_rehearsal_does_what_a_run_does() -> None:
+    # Nothing that a run needs may be compiled in its middle, while answers become late.
+    small, (house, *_) = scenario(fast()), policies()
+    reasons = rehearse(small, house, small.trace(0, "test"))
+    assert {Reason.POLICY, Reason.LATE} <= set(reasons)
 
 
 def test_without_an_answer_the_engine_is_served_by_its_rule(tmp_path: Path) -> None:
