@@ -52,6 +52,11 @@ def socket_url(folder: Path) -> RedisURL:
     return RedisURL(path=path)
 
 
+def holds_server_data(folder: Path) -> bool:
+    """Whether a server keeps, or has kept, its data in a folder."""
+    return (folder / _DATA).is_dir()
+
+
 class EmbeddedValkey:
     """A running server.
 

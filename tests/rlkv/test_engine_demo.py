@@ -23,6 +23,7 @@ from rlkv_service.schema import Reason
 from rlkv_service.sidecar import sidecar as service
 from tests.engine.paged.small_engine import tiny_profile
 from tests.engine.paged.summing_model import summing_model
+from tests.rlkv.command_line import assert_refused, run
 
 
 def scenario(profile: Profile | None = None) -> Scenario:
@@ -124,7 +125,13 @@ def test_a_rehearsal_does_what_a_run_does() -> None:
     # Nothing that a run needs may be compiled in its middle, while answers become late.
     small, (house, *_) = scenario(fast()), policies()
     reasons = rehearse(small, house, small.trace(0, "test"))
-    assert {Reason.POLICY, Reason.LATE} <= set(reasons)
+    assert {Reason.UNSURE, Reason.STALE} <= set(reasons)  # of a rule: in time, and too late
+
+
+def test_policies_that_nobody_knows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    result = run(capsys, "engine", "demo", "--policy", "house,nope", "--out", tmp_path)
+    assert_refused(result, "unknown policy 'nope': one of preserve")
+    assert "sidecar" in result[2]
 
 
 def test_without_an_answer_the_engine_is_served_by_its_rule(tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ def test_other_content_types(api: Api, kind: str) -> None:
 
 
 def test_paths_and_methods_that_are_not_there(api: Api) -> None:
-    problem_of(api.http.get("/v2/decisions"), 404, "not-found")
+    told = problem_of(api.http.get("/v2/decisions"), 404, "not-found")
+    assert "/openapi.json" in told["detail"]
     problem_of(api.http.post("/v1/decisions/"), 404, "not-found")
     response = api.http.get("/v1/decisions")
     problem_of(response, 405, "method")
