@@ -11,8 +11,12 @@ import sys
 from rlkv_service.client import Client, Outcome, Point, Reason, SessionEnd, Verb, decision_rows
 
 
-def main(url: str = "unix:///run/rlkv/valkey.sock", deadline_ms: float = 5.0) -> Reason:
-    """Asks about three sessions that called a tool, and returns why it was decided as it was."""
+def main(url: str = "unix:///run/rlkv/valkey.sock", deadline_ms: float = 200.0) -> Reason:
+    """Asks about three sessions that called a tool, and returns why it was decided as it was.
+
+    The deadline is long for a program that asks once: the first answer waits for the connection,
+    too. Without it, it is 5 ms.
+    """
     with Client(url, engine_id="example", deadline_ms=deadline_ms) as client:
         sessions = ["alice", "bob", "carol"]
         rows = decision_rows(

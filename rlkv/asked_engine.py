@@ -17,16 +17,13 @@ from rlkv_envs.scenario import Scenario
 from rlkv_service.asking.ahead import AgedAnswers, AskingAhead
 from rlkv_service.asking.in_process import InProcessPolicy
 from rlkv_service.asking.outcomes import OutcomeReports
-from rlkv_service.asking.stepping import stepped_engine
+from rlkv_service.asking.stepping import step_to_end, stepped_engine
 from rlkv_service.client import EngineClient
 from rlkv_service.redis_url import RedisURL
-from rlkv_service.schema import Reason
+from rlkv_service.schema import Point, Reason
 
 if TYPE_CHECKING:
     from rlkv_engine.paged.loading import LoadedModel
-
-#: Iterations of a simulation that compile what an engine needs that asks.
-_WARM_UP = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +32,7 @@ class AskedRun:
 
     run: RealRun
     reasons: Counter[Reason]  #: decisions by who decided and why
+    at_calls: Counter[Reason]  #: those of them about pauses that begin
     num_outcomes: int  #: reported, of pauses and ends of sessions, and written by the server
 
 
@@ -66,7 +64,7 @@ def play_asked(
         options: of asking ahead.
     """
     rule = rule_of(policy, scenario)
-    _warm_up(scenario, rule, trace)
+    rehearse(scenario, rule, trace)
     # Outcomes count once for each engine, session and turn: every run is an engine of its own.
     engine_id = f"demo-{uuid.uuid4().hex[:12]}"
     with EngineClient(url, engine_id=engine_id, profile_id=scenario.profile.name) as client:
@@ -74,15 +72,21 @@ def play_asked(
         reports = OutcomeReports(planner, client, engine_id)
         run = play_policy(loaded, scenario, rule, trace, clock, on_finished, planner=reports)
     # Closed, the client has written what it could.
-    return AskedRun(run, planner.reasons, client.counts.outcomes_written)
+    written = client.counts.outcomes_written
+    return AskedRun(run, planner.reasons, planner.reasons_at(Point.CALL), written)
 
 
-def _warm_up(scenario: Scenario, rule: AgentPolicy, trace: Trace) -> None:
+def rehearse(scenario: Scenario, rule: AgentPolicy, trace: Trace) -> Counter[Reason]:
+    """Asks ahead once in a simulation, from the first session to the last.
+
+    All that an engine does that asks, from the first question to decisions by answers that came in
+    time, too late or never, is compiled then: in the middle of a run a second of it would make
+    every answer late.
+
+    Returns:
+        Who decided in it, and why.
+    """
     engine = stepped_engine(scenario, rule, trace)
     planner = AskingAhead(AgedAnswers(InProcessPolicy(rule), 1), options=AheadOptions(high_water=1))
-    for _ in range(_WARM_UP):
-        planner.plan_memory(engine)
-        plan = engine.start_iteration()
-        if plan is None:
-            return
-        engine.end_iteration(plan, plan.expected_s)
+    step_to_end(engine, planner)
+    return planner.reasons

@@ -49,8 +49,9 @@ def trace_from_log(source: str, folder: Path) -> tuple[Path, SessionCounts]:
         RlkvError: the server cannot be reached.
     """
     from rlkv_service.decision_log.log_reader import LogReader
-    from rlkv_service.decision_log.log_source import holds_server_data, open_log
+    from rlkv_service.decision_log.log_source import open_log
     from rlkv_service.decision_log.parquet_export import read_outcomes
+    from rlkv_service.embedded_valkey import holds_server_data
     from rlkv_service.redis_keys import RedisKeys
     from rlkv_service.redis_url import RedisURL
 

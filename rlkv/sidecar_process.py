@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from rlkv_engine.errors import RlkvError
+from rlkv_service.embedded_valkey import socket_url
 
 #: It may have to be compiled first, seconds.
 START_TIMEOUT_S = 300.0
@@ -54,7 +55,7 @@ class SidecarProcess:
             raise RlkvError(f"rlkv serve does not start: {' / '.join(last)}")
         #: The version of its policy.
         self.policy = lines[0].split(",")[0]
-        self.url = f"unix://{data_dir / 'valkey.sock'}"
+        self.url = str(socket_url(data_dir))
         #: Of its decision API; empty: it has none.
         self.http_url = lines[2].removeprefix("others: ").rstrip() if "--http" in words else ""
 

@@ -16,6 +16,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+from rlkv_engine.compile_in_turn import compile_in_turn
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ENGINE = Path(__file__).parent
@@ -76,4 +78,6 @@ def _compiled(function: F, inline: bool = False, **options: Any) -> F:
     compiled = numba.njit(  # type: ignore[call-overload]
         cache=True, error_model="numpy", _nrt=False, forceinline=inline, **options
     )(function)
+    if hasattr(compiled, "compile"):  # not with NUMBA_DISABLE_JIT
+        compile_in_turn(compiled)
     return cast(F, compiled)

@@ -11,7 +11,7 @@ import typer
 
 from rlkv.cli.model_options import Device, Dtype, Model, Threads
 from rlkv.cli.output import AsJson, check_writable
-from rlkv.cli.serve import REDIS_VARIABLE
+from rlkv.cli.server_place import REDIS_VARIABLE
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def demo_command(
     from rlkv.report.engine_picture import demonstration_png
     from rlkv_agents.bundle import load_bundle
     from rlkv_agents.policy import AgentPolicy
-    from rlkv_agents.rules import make_rule
+    from rlkv_agents.rules import RULES, make_rule
     from rlkv_agents.shipped import bundle_folder
     from rlkv_engine.profile import load_profile
     from rlkv_envs.traces.whole_file import write_files
@@ -92,6 +92,9 @@ def demo_command(
     if sessions < 1 or concurrent <= 0 or memory <= 0:
         raise InputError("--sessions, --concurrent and --memory must be above 0")
     names = [name.strip() for name in policies.split(",") if name.strip()]
+    for name in names:
+        if name not in (*RULES, SIDECAR):
+            raise InputError(f"unknown policy {name!r}: one of {', '.join((*RULES, SIDECAR))}")
     chosen = [AgentPolicy(name, make_rule(name)) for name in names if name != SIDECAR]
     folders = [Path("universal")] if bundle is None else bundle
     learned = [load_bundle(bundle_folder(folder)).policy for folder in folders]
@@ -178,6 +181,8 @@ def _table(record: dict[str, Any]) -> Table:
         decided = ", ".join(f"{num} {reason}" for reason, num in sidecar["decisions"].items())
         table.caption += (
             f" The sidecar answered {sidecar['answered_share']:.1%} of its decisions in time"
-            f" ({decided}) and was told of {sidecar['num_outcomes']} outcomes."
+            f" ({decided}): {sidecar['answered_share_at_calls']:.1%} of those about a pause that"
+            f" begins, {sidecar['answered_share_when_short']:.1%} of those when memory was short."
+            f" It was told of {sidecar['num_outcomes']} outcomes."
         )
     return table

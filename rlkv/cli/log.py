@@ -11,19 +11,34 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlkv.cli.output import AsJson, check_writable, check_writable_file
+from rlkv.cli.server_place import (
+    DEFAULT_DATA_DIR,
+    REDIS_VARIABLE,
+    check_one_place,
+    is_said,
+)
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
     from rlkv_service.decision_log.log_reader import LogReader, LogWindow
 
+#: Where ``log export`` writes if nothing else is said.
+DEFAULT_OUT = Path("rlkv-log")
+
 Redis = Annotated[
-    str | None, typer.Option("--redis", help="The server: redis://, rediss:// or unix://.")
+    str | None,
+    typer.Option(
+        "--redis",
+        envvar=REDIS_VARIABLE,
+        help="The server: redis://, rediss:// or unix://, as of rlkv serve.",
+    ),
 ]
 DataDir = Annotated[
-    Path | None,
+    Path,
     typer.Option(
         "--data-dir",
-        help="Folder of an embedded server instead; where none runs, one does for the time being.",
+        help="Folder of rlkv serve's own server, without --redis; where it does not run, it does"
+        " for the time being.",
     ),
 ]
 Namespace = Annotated[str, typer.Option("--namespace", help="Of the deployment.")]
@@ -50,11 +65,16 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
+    context: typer.Context,
     redis: Redis = None,
-    data_dir: DataDir = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     namespace: Namespace = "default",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of decisions.parquet and outcomes.parquet.")
+        Path | None,
+        typer.Option(
+            help="Folder of decisions.parquet and outcomes.parquet."
+            f"  [default: {DEFAULT_OUT}, without --as-trace]"
+        ),
     ] = None,
     as_trace: Annotated[
         Path | None,
@@ -76,17 +96,18 @@ def export(
 
     window = _window(since, until, engine)
     if out is None and as_trace is None:
-        raise InputError("--out FOLDER or --as-trace FILE says what to write")
+        out = DEFAULT_OUT
+    url, folder = _place(context, redis, data_dir)
     if as_trace is not None:
         check_writable_file(as_trace)
     if out is not None:
         check_writable(out)
     figures: dict[str, int] = {}
-    with _reader(redis, data_dir, namespace, window) as reader:
+    with _reader(url, folder, namespace, window) as reader:
         if out is not None:
             figures |= asdict(export_log(reader, out))
         if as_trace is not None:
-            place = RedisURL.parse(redis) if redis else data_dir  # without the password
+            place = RedisURL.parse(url) if url else folder  # without the password
             counts = write_log_trace(reader.outcomes(), as_trace, str(place))
             figures |= counts.as_json()
     if as_json:
@@ -104,8 +125,9 @@ def export(
 
 
 def stats(
+    context: typer.Context,
     redis: Redis = None,
-    data_dir: DataDir = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     namespace: Namespace = "default",
     since: Since = None,
     until: Until = None,
@@ -115,7 +137,8 @@ def stats(
     """Show who decided what and why, and what came of it."""
     from rlkv_service.decision_log.log_statistics import log_statistics
 
-    with _reader(redis, data_dir, namespace, _window(since, until, engine)) as reader:
+    window = _window(since, until, engine)
+    with _reader(*_place(context, redis, data_dir), namespace, window) as reader:
         figures = log_statistics(reader)
     if as_json:
         typer.echo(json.dumps(figures))
@@ -125,6 +148,16 @@ def stats(
     from rlkv.log_tables import log_tables
 
     Console().print(log_tables(figures))
+
+
+def _place(
+    context: typer.Context, redis: str | None, data_dir: Path
+) -> tuple[str | None, Path | None]:
+    """The server or the folder that has the log."""
+    check_one_place(context)
+    if redis and not is_said(context, "data_dir"):
+        return redis, None
+    return None, data_dir
 
 
 @contextmanager

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlkv.cli.server_place import DEFAULT_DATA_DIR, REDIS_VARIABLE, check_one_place, is_said
 from rlkv_engine.errors import InputError
+from rlkv_service.decision_api.options import (
+    DEFAULT_MAX_BODY_BYTES,
+    DEFAULT_MAX_LISTENERS,
+    DEFAULT_REQUESTS_PER_S,
+    ApiOptions,
+)
 
 if TYPE_CHECKING:
     from rlkv.serving import Http
     from rlkv_service.sidecar.sidecar import Sidecar
 
-REDIS_VARIABLE = "RLKV_REDIS"
-_DATA_DIR = Path("rlkv-data")
 _LOG_BYTES = 256 * 2**20
 
 
@@ -28,6 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve_command(
+    context: typer.Context,
     bundle: Annotated[
         Path,
         typer.Option(
@@ -44,8 +50,9 @@ def serve_command(
         ),
     ] = None,
     data_dir: Annotated[
-        Path, typer.Option(help="Of the Valkey of its own: its socket, and what it keeps.")
-    ] = _DATA_DIR,
+        Path,
+        typer.Option(help="Of the Valkey of its own: its socket, and what it keeps."),
+    ] = DEFAULT_DATA_DIR,
     namespace: Annotated[str, typer.Option(help="Of the keys: one for each deployment.")] = (
         "default"
     ),
@@ -68,11 +75,24 @@ def serve_command(
     token_file: Annotated[
         Path | None, typer.Option(help="Hashes of the tokens that clients of the API show.")
     ] = None,
+    requests_per_s: Annotated[
+        float, typer.Option(help="Of each token of the API whose line says nothing else.")
+    ] = DEFAULT_REQUESTS_PER_S,
+    max_body_bytes: Annotated[
+        int, typer.Option(help="Longest body of a request to the API.")
+    ] = DEFAULT_MAX_BODY_BYTES,
+    max_listeners: Annotated[
+        int, typer.Option(help="Live pages that watch at a time.")
+    ] = DEFAULT_MAX_LISTENERS,
 ) -> None:
     """Answer the decisions of engines over Redis, and over HTTP, until stopped."""
+    check_one_place(context)
     _check(namespace, min_confidence, log_bytes)
-    if token_file is not None and http is None:
-        raise InputError("--token-file is of the decision API: give --http too")
+    for option in ("token_file", "requests_per_s", "max_body_bytes", "max_listeners"):
+        if http is None and is_said(context, option):
+            name = option.replace("_", "-")
+            raise InputError(f"--{name} is of the decision API: give --http too")
+    api_options = ApiOptions(token_file, requests_per_s, max_body_bytes, max_listeners)
     # Matrices are small: threads would only wait for each other. Before NumPy is loaded.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
@@ -85,7 +105,7 @@ def serve_command(
         options = SidecarOptions(bundle, namespace, shadow, min_confidence, log_bytes)
         with ExitStack() as stack:
             _log_to_stderr(stack)
-            api = None if http is None else _listen(http, token_file, stack)
+            api = None if http is None else _listen(http, api_options, stack)
 
             def on_ready(sidecar: Sidecar) -> None:
                 _tell(sidecar, http, api)
@@ -118,13 +138,11 @@ def _check(namespace: str, min_confidence: float, log_bytes: int) -> None:
         raise InputError(f"--log-bytes must be 0 or more, got {log_bytes}")
 
 
-def _listen(http: str, token_file: Path | None, stack: ExitStack) -> Http:
+def _listen(http: str, options: ApiOptions, stack: ExitStack) -> Http:
     from rlkv.serving import Http
-    from rlkv_service.decision_api.options import ApiOptions
     from rlkv_service.web_server.listening import listen
 
     host, port = _address(http)
-    options = ApiOptions(token_file)
     options.check_host(host)
     return Http(stack.enter_context(listen(host, port)), options)
 

@@ -52,6 +52,11 @@ def socket_url(folder: Path) -> RedisURL:
     return RedisURL(path=path)
 
 
+def holds_server_data(folder: Path) -> bool:
+    """Whether a server keeps, or has kept, its data in a folder."""
+    return (folder / _DATA).is_dir()
+
+
 class EmbeddedValkey:
     """A running server.
 
@@ -74,7 +79,7 @@ class EmbeddedValkey:
             (folder / _DATA).mkdir(exist_ok=True)
             log = (folder / _LOG).open("wb")
         except OSError as error:
-            raise InputError(f"{error.strerror}", path=folder) from error
+            raise InputError(f"no folder for a server: {error.strerror}", path=folder) from error
         config = {**_CONFIG, "unixsocket": socket_path, **(options or {})}
         arguments = [word for name, value in config.items() for word in (f"--{name}", value)]
         with log:

@@ -78,7 +78,9 @@ class OwnValkey:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (self._folder / "lock").open("w")
         except OSError as error:
-            raise InputError(f"{error.strerror}", path=self._folder) from error
+            raise InputError(
+                f"no folder for a server: {error.strerror}", path=self._folder
+            ) from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self._answers():

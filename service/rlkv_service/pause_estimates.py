@@ -35,4 +35,7 @@ class PauseEstimates(Protocol):
         """Mean of the pauses of an engine, seconds; NaN where none is known."""
 
     def table(self, engine_id: str) -> PauseTable | None:
-        """Pauses by tool in the form that rules and advice take; None where too few are known."""
+        """All pauses of an engine, as rules and advice take them; None where too few are known.
+
+        Its last row is looked at; rows for the tools it need not have.
+        """

@@ -83,6 +83,7 @@ class RedisURL:
         """For people: without the password."""
         user = f"{self.username}@" if self.username else ""
         if self.path:
-            return f"unix://{user}{self.path}?db={self.db}"
+            return f"unix://{user}{self.path}" + (f"?db={self.db}" if self.db else "")
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"redis{'s' * self.tls}://{user}{host}:{self.port}/{self.db}"
+        place = f"redis{'s' * self.tls}://{user}{host}:{self.port}"
+        return place + (f"/{self.db}" if self.db else "")

@@ -85,6 +85,28 @@ def test_what_was_served_comes_back_as_a_trace(
         assert_same_sessions(read_trace(again), SERVED)
 
 
+def test_without_options_it_is_the_log_that_rlkv_serve_writes(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RLKV_REDIS", raising=False)
+    (tmp_path / "rlkv-data").symlink_to(folder)
+    code, out, _ = run(capsys, "log", "stats", "--json")
+    assert code == 0 and json.loads(out)["num_decisions"] == 2
+    code, out, _ = run(capsys, "log", "export")
+    assert code == 0 and out.startswith("rlkv-log: 2 decisions")
+    assert set(contents(tmp_path / "rlkv-log")) == {"decisions.parquet", "outcomes.parquet"}
+    # The environment says more than what would be taken without it, and less than an option.
+    monkeypatch.setenv("RLKV_REDIS", f"unix://{tmp_path}/none.sock")
+    code, out, err = run(capsys, "log", "stats")
+    assert (code, out) == (1, "") and "none.sock" in err
+    code, out, _ = run(capsys, "log", "stats", "--json", "--data-dir", folder)
+    assert code == 0 and json.loads(out)["num_decisions"] == 2
+
+
 def test_figures_are_a_table_or_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "log", "stats", "--data-dir", folder)
     assert (
@@ -135,10 +157,9 @@ def test_a_run_is_trained_on_yesterdays_traffic(
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("log", "export", "--data-dir", "{folder}"), "--out FOLDER or --as-trace FILE"),
-        (("log", "stats"), "either --redis or --data-dir"),
-        (("log", "stats", "--redis", "unix:///x", "--data-dir", "{folder}"), "either --redis or"),
-        (("log", "stats", "--data-dir", "{tmp}"), "no embedded server has kept its data there"),
+        (("log", "stats"), "rlkv-data: no rlkv serve has kept its data there"),
+        (("log", "stats", "--redis", "unix:///x", "--data-dir", "{folder}"), "give one of them"),
+        (("log", "stats", "--data-dir", "{tmp}"), "no rlkv serve has kept its data there"),
         (("log", "stats", "--redis", "http://x"), "not redis://, rediss:// or unix://"),
         (
             ("log", "stats", "--data-dir", "{folder}", "--since", "soon"),
@@ -160,9 +181,12 @@ def test_what_makes_no_sense_is_refused(
     short_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
     named: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RLKV_REDIS", raising=False)
     said = [word.format(folder=short_folder, tmp=tmp_path) for word in words]
     assert_refused(run(capsys, *said), named)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,11 +101,16 @@ def test_beside_a_server_and_over_http(folder: Path) -> None:
     server = EmbeddedValkey(folder / "valkey", {"requirepass": "pw"})
     url = RedisURL(path=server.url.path, password="pw")
     said = f"unix://:pw@{server.url.path}"
-    with serving(folder, "--http", "127.0.0.1:0", "--shadow", RLKV_REDIS=said) as (process, told):
+    options = ("--http", "127.0.0.1:0", "--shadow", "--max-body-bytes", 100)
+    with serving(folder, *options, RLKV_REDIS=said) as (process, told):
         assert "which only watches" in told[0] and "pw@" not in " ".join(told)
         place = told[2].removeprefix("others: ")
         with urllib.request.urlopen(f"{place}/v1/policy", timeout=20) as response:
             assert json.load(response)["shadow"] is True
+        long = urllib.request.Request(f"{place}/v1/decisions", b" " * 101)
+        with pytest.raises(urllib.error.HTTPError, match="413") as refused:
+            urllib.request.urlopen(long, timeout=20)
+        refused.value.close()
         client = QueueClient(url)
         assert client.ask(1).id == 1
         client.connection.close()
@@ -144,7 +151,11 @@ def test_after_a_crash_another_goes_on(folder: Path) -> None:
         (("--http", "8700"), "--http must be HOST:PORT or :PORT, got '8700'"),
         (("--http", ":99999"), "--http must be HOST:PORT or :PORT, got ':99999'"),
         (("--http", "0.0.0.0:0"), "0.0.0.0 can be reached by others"),
-        (("--token-file", "tokens"), "give --http too"),
+        (("--token-file", "tokens"), "--token-file is of the decision API: give --http too"),
+        (("--max-listeners", 3), "--max-listeners is of the decision API: give --http too"),
+        (("--http", ":0", "--requests-per-s", 0), "requests_per_s must be above 0, got 0"),
+        (("--http", ":0", "--max-body-bytes", 0), "max_body_bytes must be at least 1, got 0"),
+        (("--redis", "unix:///x", "--data-dir", "d"), "both say where the server is"),
         (("--bundle", "/nowhere"), "/nowhere/bundle.json: cannot read it"),
         (("--nonsense", 1), "No such option"),
     ],
@@ -161,6 +172,12 @@ def test_options_that_cannot_be(
     before = signal.getsignal(signal.SIGTERM)
     assert_refused(run(capsys, "serve", *options), named)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        assert_refused(run(capsys, "serve", "--http", place), "Address already in use")
 
 
 def test_servers_that_cannot_be_used(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

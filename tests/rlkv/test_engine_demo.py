@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rlkv.asked_engine import rehearse
 from rlkv.engine_demo import Demonstration, Sidecar, demonstrate
 from rlkv.miniature_scenario import miniature_scenario
 from rlkv.report.engine_picture import demonstration_png
@@ -22,6 +23,7 @@ from rlkv_service.schema import Reason
 from rlkv_service.sidecar import sidecar as service
 from tests.engine.paged.small_engine import tiny_profile
 from tests.engine.paged.summing_model import summing_model
+from tests.rlkv.command_line import assert_refused, run
 
 
 def scenario(profile: Profile | None = None) -> Scenario:
@@ -112,9 +114,24 @@ def test_a_sidecar_decides_and_the_tokens_are_the_same(sidecar_url: RedisURL) ->
     assert asked.reasons.total() == asked.run.result.num_decisions
     # Pauses of a few milliseconds may be over before anybody can answer; most calls are in time.
     assert 0.0 < record["sidecar"]["answered_share"] <= 1.0
+    assert asked.reasons >= asked.at_calls
+    assert 0.0 < record["sidecar"]["answered_share_at_calls"] <= 1.0
     assert set(asked.reasons) & {Reason.POLICY, Reason.OUTSIDE, Reason.NO_POLICY}
     trace = small.trace(0, "test")
     assert record["sidecar"]["num_outcomes"] == trace.num_turns
+
+
+def test_a_rehearsal_does_what_a_run_does() -> None:
+    # Nothing that a run needs may be compiled in its middle, while answers become late.
+    small, (house, *_) = scenario(fast()), policies()
+    reasons = rehearse(small, house, small.trace(0, "test"))
+    assert {Reason.UNSURE, Reason.STALE} <= set(reasons)  # of a rule: in time, and too late
+
+
+def test_policies_that_nobody_knows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    result = run(capsys, "engine", "demo", "--policy", "house,nope", "--out", tmp_path)
+    assert_refused(result, "unknown policy 'nope': one of preserve")
+    assert "sidecar" in result[2]
 
 
 def test_without_an_answer_the_engine_is_served_by_its_rule(tmp_path: Path) -> None:

@@ -54,7 +54,10 @@ def test_what_is_no_url_is_refused_without_repeating_it(url: str, why: str) -> N
 
 
 def test_passwords_are_not_shown() -> None:
-    for url in ("redis://me:secret@[::1]:7000/2", "unix://me:secret@/run/a.sock?db=2"):
+    for url in (
+        "redis://me:secret@[::1]:7000/2", "redis://me:secret@cache:7000",
+        "unix://me:secret@/run/a.sock?db=2", "unix://me:secret@/run/a.sock",
+    ):  # fmt: skip
         parsed = RedisURL.parse(url)
         assert "secret" not in f"{parsed} {parsed!r}"
         assert str(parsed) == url.replace(":secret", "")

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable
 from typing import Self
 
-from rlkv_service.client.address import Address
-from rlkv_service.client.backoff import Backoff
-from rlkv_service.client.breaker import Breaker
-from rlkv_service.client.counts import Tally
+from rlkv_service.client.client_state import ClientState
 from rlkv_service.client.exchange import Exchange
 from rlkv_service.client.line import Line
-from rlkv_service.client.request_book import RequestBook
 from rlkv_service.client.timeouts import ANSWERS_WAIT_S, CONNECT_TIMEOUT_S
 from rlkv_service.redis_errors import RedisError, RedisReplyError
 from rlkv_service.redis_url import RedisURL
@@ -92,31 +87,26 @@ class AsyncLink:
         self._readers: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def open(cls, address: Address, breaker: Breaker, tally: Tally, backoff: Backoff) -> Self:
+    async def open(cls, state: ClientState) -> Self:
         """Connects.
 
         Raises:
             RedisError: the server cannot be reached, or refuses who we are.
         """
-        clock = ServerClock()
-        asking = await AsyncStream.open(address.url)
+        clock, url = ServerClock(), state.address.url
+        asking = await AsyncStream.open(url)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 before_s = time.monotonic()
                 clock.learn(await asking.execute("TIME"), before_s, time.monotonic())
-            answers = await AsyncStream.open(address.url)
+            answers = await AsyncStream.open(url)
         except TimeoutError as error:
             asking.close()
-            raise RedisError(f"{address.url} does not answer") from error
+            raise RedisError(f"{url} does not answer") from error
         except BaseException:
             asking.close()
             raise
-        book = RequestBook(address.engine_id, address.profile_id)
-        exchange = Exchange(
-            address.keys, secrets.token_hex(8), book, breaker, tally, clock, backoff,
-            time.monotonic(),
-        )  # fmt: skip
-        return cls(asking, answers, exchange)
+        return cls(asking, answers, Exchange(state, clock, time.monotonic()))
 
     def start(self, on_replies: Callable[[], None], on_lost: Callable[[RedisError], None]) -> None:
         """Begins to receive, and tells of it."""

@@ -10,12 +10,13 @@ from typing import Self, TypeVar
 
 from rlkv_service.client.address import Address, check_deadline_ms
 from rlkv_service.client.async_link import AsyncLink
-from rlkv_service.client.breaker import Breaker, BreakerSettings
-from rlkv_service.client.client import DEFAULT_DEADLINE_MS, DEFAULT_MAX_OUTCOMES_WAITING
-from rlkv_service.client.counts import Counts, Tally
+from rlkv_service.client.breaker import BreakerSettings
+from rlkv_service.client.client import DEFAULT_DEADLINE_MS
+from rlkv_service.client.client_state import DEFAULT_MAX_OUTCOMES_WAITING, ClientState
+from rlkv_service.client.counts import Counts
 from rlkv_service.client.engine_client import DEFAULT_MAX_UNDER_WAY
 from rlkv_service.client.gathering import Gathering
-from rlkv_service.client.outbox import Outbox, Ticket
+from rlkv_service.client.outbox import Ticket
 from rlkv_service.client.request_book import check_rows
 from rlkv_service.client.timeouts import CLOSE_TIMEOUT_S, PROBE_TIMEOUT_S
 from rlkv_service.columns import DecisionRows, VerdictRows
@@ -52,13 +53,12 @@ class AsyncioClient:
         max_under_way: int = DEFAULT_MAX_UNDER_WAY,
         max_outcomes_waiting: int = DEFAULT_MAX_OUTCOMES_WAITING,
     ) -> None:
-        self._address = Address.of(url, engine_id, namespace, profile_id)
+        address = Address.of(url, engine_id, namespace, profile_id)
+        self._state = ClientState.begin(address, breaker, max_outcomes_waiting)
+        self._breaker, self._outbox = self._state.breaker, self._state.outbox
         self._rule = rule or LocalRule()
         self._deadline_ms = check_deadline_ms(deadline_ms)
-        settings = breaker or BreakerSettings()
         self._max_under_way = max_under_way
-        self._breaker, self._backoff = Breaker(settings), settings.backoff()
-        self._tally, self._outbox = Tally(), Outbox(max_outcomes_waiting)
         self._link: AsyncLink | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()  # the keeper has something to do
@@ -83,7 +83,7 @@ class AsyncioClient:
         gathering = Gathering(rows, deadline_s)
         reason = await self._ask(gathering, deadline_s) if len(rows) else Reason.LATE
         verdicts = gathering.verdicts(self._rule, reason)
-        self._tally.add(verdicts.reason)
+        self._state.tally.add(verdicts.reason)
         return verdicts
 
     async def report(self, outcomes: Sequence[Outcome], deadline_ms: float | None = None) -> bool:
@@ -97,8 +97,7 @@ class AsyncioClient:
     @property
     def counts(self) -> Counts:
         """What the client has done, as of now."""
-        outbox = self._outbox
-        return self._tally.snapshot(outbox.num_written, len(outbox), outbox.num_dropped)
+        return self._state.counts
 
     async def close(self) -> None:
         """Writes what it can of the outcomes that wait, within a few seconds, and ends."""
@@ -179,16 +178,16 @@ class AsyncioClient:
                 if exchange.wants_probe:
                     link.write(exchange.probe(link.asking_line, now_s + PROBE_TIMEOUT_S))
                     self._probe_was_out = True
-                link.write(exchange.record(link.asking_line, self._outbox))
-                next_s = exchange.next_s(self._outbox)
+                link.write(exchange.record(link.asking_line))
+                next_s = exchange.next_s()
             await _by(self._changed.wait(), next_s)
             self._expire()
 
     async def _connect(self) -> None:
         try:
-            link = await AsyncLink.open(self._address, self._breaker, self._tally, self._backoff)
+            link = await AsyncLink.open(self._state)
         except RedisError as error:
-            self._tally.error(error)
+            self._state.tally.error(error)
             self._breaker.unreachable(time.monotonic())
             self._connected.set()
             return

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Sequence
-from typing import Self
 
 from rlkv_service.client.address import Address, check_deadline_ms
-from rlkv_service.client.breaker import Breaker, BreakerSettings
-from rlkv_service.client.counts import Counts, Tally
+from rlkv_service.client.breaker import BreakerSettings
+from rlkv_service.client.client_state import DEFAULT_MAX_OUTCOMES_WAITING, ClientState
 from rlkv_service.client.gathering import Gathering
 from rlkv_service.client.keeper import Keeper
-from rlkv_service.client.outbox import Outbox
 from rlkv_service.client.request_book import check_rows
+from rlkv_service.client.threaded_client import ThreadedClient
 from rlkv_service.columns import DecisionRows, VerdictRows
 from rlkv_service.local_rule import LocalRule
 from rlkv_service.redis_keys import DEFAULT_NAMESPACE
@@ -22,11 +19,9 @@ from rlkv_service.redis_url import RedisURL
 from rlkv_service.schema import Outcome, Reason, SessionEnd
 
 DEFAULT_DEADLINE_MS = 5.0
-#: Outcomes that wait for a server at most.
-DEFAULT_MAX_OUTCOMES_WAITING = 10_000
 
 
-class Client:
+class Client(ThreadedClient[Keeper]):
     """Asks a sidecar, and answers by a rule where it does not.
 
     Any thread may call it; only one asks at a time, and who waits for another beyond the deadline
@@ -59,19 +54,10 @@ class Client:
         breaker: BreakerSettings | None = None,
         max_outcomes_waiting: int = DEFAULT_MAX_OUTCOMES_WAITING,
     ) -> None:
-        self._address = Address.of(url, engine_id, namespace, profile_id)
         self._rule = rule or LocalRule()
         self._deadline_ms = check_deadline_ms(deadline_ms)
-        self._settings = breaker or BreakerSettings()
-        self._max_outcomes_waiting = max_outcomes_waiting
-        self._is_closed = False
-        self._start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        address = Address.of(url, engine_id, namespace, profile_id)
+        super().__init__(address, breaker, max_outcomes_waiting)
 
     def decide(self, rows: DecisionRows, deadline_ms: float | None = None) -> VerdictRows:
         """A verdict for each row, by the deadline.
@@ -92,7 +78,7 @@ class Client:
         gathering = Gathering(rows, deadline_s)
         reason = self._ask(gathering, deadline_s) if len(rows) else Reason.LATE
         verdicts = gathering.verdicts(self._rule, reason)
-        self._tally.add(verdicts.reason)
+        self._state.tally.add(verdicts.reason)
         return verdicts
 
     def report(self, outcomes: Sequence[Outcome], deadline_ms: float | None = None) -> bool:
@@ -115,36 +101,8 @@ class Client:
         """Says that sessions are over, as ``report`` does for outcomes."""
         return self._put(sessions, deadline_ms)
 
-    @property
-    def counts(self) -> Counts:
-        """What the client has done, as of now."""
-        outbox = self._outbox
-        return self._tally.snapshot(outbox.num_written, len(outbox), outbox.num_dropped)
-
-    def close(self) -> None:
-        """Writes what it can of the outcomes that wait, within about a second, and ends.
-
-        The local rule answers after that.
-        """
-        if not self._is_closed:
-            self._is_closed = True
-            if os.getpid() == self._pid:
-                self._keeper.close()
-
-    def _start(self) -> None:
-        self._pid = os.getpid()
-        self._asking = threading.Lock()
-        self._tally, self._outbox = Tally(), Outbox(self._max_outcomes_waiting)
-        self._breaker = Breaker(self._settings)
-        self._keeper = Keeper(
-            self._address, self._breaker, self._tally, self._outbox, self._settings.backoff()
-        )
-
-    def _survive_fork(self) -> None:
-        """A child has its parent's sockets, none of its threads, and locks that nobody opens."""
-        if os.getpid() != self._pid:
-            self._keeper.abandon()
-            self._start()
+    def _new_worker(self, state: ClientState) -> Keeper:
+        return Keeper(state)
 
     def _ask(self, gathering: Gathering, deadline_s: float) -> Reason:
         """Puts answers into the gathering; why those are missing that were not asked for."""
@@ -152,23 +110,23 @@ class Client:
             return Reason.DISCONNECTED
         if self._breaker.is_open:
             return Reason.BREAKER_OPEN
-        if not self._asking.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
+        if not self._worker.asking.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
             return Reason.NOT_ASKED
         try:
-            link = self._keeper.link(deadline_s)
+            link = self._worker.link(deadline_s)
             if link is None:
                 self._breaker.failed(time.monotonic())
                 return Reason.DISCONNECTED
             link.ask(gathering, deadline_s)
             if link.is_closed or self._breaker.is_open:
-                self._keeper.drop_link()
+                self._worker.drop_link()
             return Reason.LATE
         finally:
-            self._asking.release()
+            self._worker.asking.release()
 
     def _put(self, messages: Sequence[Outcome | SessionEnd], deadline_ms: float | None) -> bool:
         wait_ms = self._deadline_ms if deadline_ms is None else check_deadline_ms(deadline_ms)
         deadline_s = time.monotonic() + 1e-3 * wait_ms
         self._survive_fork()
-        ticket = self._outbox.put(messages)
-        return self._keeper.wait_written(ticket, deadline_s)
+        ticket = self._state.outbox.put(messages)
+        return self._worker.wait_written(ticket, deadline_s)

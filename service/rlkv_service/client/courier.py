@@ -17,12 +17,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from rlkv_service.client.address import Address
-from rlkv_service.client.backoff import Backoff
-from rlkv_service.client.breaker import Breaker
-from rlkv_service.client.counts import Tally
+from rlkv_service.client.client_state import ClientState
 from rlkv_service.client.last_words import write_the_rest
-from rlkv_service.client.outbox import Outbox
 from rlkv_service.client.polled_link import PolledLink
 from rlkv_service.client.request_book import Settled
 from rlkv_service.client.timeouts import CLOSE_TIMEOUT_S, PROBE_TIMEOUT_S
@@ -39,11 +35,9 @@ _IDLE_LOOK_S = 1.0
 class Courier:
     """A daemon thread that takes rows to a sidecar and brings verdicts back."""
 
-    def __init__(
-        self, address: Address, breaker: Breaker, tally: Tally, outbox: Outbox, backoff: Backoff
-    ) -> None:
-        self._address, self._breaker, self._tally = address, breaker, tally
-        self._outbox, self._backoff = outbox, backoff
+    def __init__(self, state: ClientState) -> None:
+        self._state, self._breaker = state, state.breaker
+        self._tally = state.tally
         self._link: PolledLink | None = None
         self._probe_was_out = False
         #: To ask: rows, tag, monotonic deadline.
@@ -89,7 +83,7 @@ class Courier:
         try:
             while not self._is_closing:
                 self._step()
-            write_the_rest(self._address, self._outbox, self._tally)
+            write_the_rest(self._state)
         finally:
             self.abandon()
 
@@ -107,7 +101,7 @@ class Courier:
             return
         try:
             self._send(link)
-            until_s = link.exchange.next_s(self._outbox)
+            until_s = link.exchange.next_s()
             if not link.is_busy:
                 self._sleep(min(until_s, time.monotonic() + _IDLE_LOOK_S))
                 if self._has_news:
@@ -123,7 +117,7 @@ class Courier:
 
     def _connect(self) -> None:
         try:
-            self._link = PolledLink(self._address, self._breaker, self._tally, self._backoff)
+            self._link = PolledLink(self._state)
         except RedisError as error:
             self._tally.error(error)
             self._breaker.unreachable(time.monotonic())
@@ -147,7 +141,7 @@ class Courier:
         if link.exchange.wants_probe:
             link.probe(now_s + PROBE_TIMEOUT_S)
             self._probe_was_out = True
-        link.record(self._outbox)
+        link.record()
 
     def _look_after(self, link: PolledLink) -> None:
         """Drops a connection that is lost, or on which the server is silent."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from rlkv_engine.errors import InputError
 from rlkv_service.client.address import Address, check_deadline_ms
-from rlkv_service.client.breaker import Breaker, BreakerSettings
-from rlkv_service.client.client import DEFAULT_MAX_OUTCOMES_WAITING
-from rlkv_service.client.counts import Counts, Tally
+from rlkv_service.client.breaker import BreakerSettings
+from rlkv_service.client.client_state import DEFAULT_MAX_OUTCOMES_WAITING, ClientState
 from rlkv_service.client.courier import Courier
-from rlkv_service.client.outbox import Outbox
 from rlkv_service.client.request_book import check_rows
+from rlkv_service.client.threaded_client import ThreadedClient
 from rlkv_service.columns import DecisionRows, VerdictRows
 from rlkv_service.redis_keys import DEFAULT_NAMESPACE
 from rlkv_service.redis_url import RedisURL
@@ -25,7 +23,7 @@ DEFAULT_ENGINE_DEADLINE_MS = 50.0
 DEFAULT_MAX_UNDER_WAY = 64
 
 
-class EngineClient:
+class EngineClient(ThreadedClient[Courier]):
     """Hands rows over at one step of a loop, and collects their verdicts at a later one.
 
     Of one thread, apart from ``counts``. Who has no verdict when he needs it decides by his own
@@ -58,18 +56,10 @@ class EngineClient:
         max_under_way: int = DEFAULT_MAX_UNDER_WAY,
         max_outcomes_waiting: int = DEFAULT_MAX_OUTCOMES_WAITING,
     ) -> None:
-        self._address = Address.of(url, engine_id, namespace, profile_id)
         self._deadline_s = 1e-3 * check_deadline_ms(deadline_ms)
-        self._settings = breaker or BreakerSettings()
-        self._max_under_way, self._max_outcomes_waiting = max_under_way, max_outcomes_waiting
-        self._is_closed = False
-        self._start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._max_under_way = max_under_way
+        address = Address.of(url, engine_id, namespace, profile_id)
+        super().__init__(address, breaker, max_outcomes_waiting)
 
     def ask(self, rows: DecisionRows, tag: Any, deadline_ms: float | None = None) -> bool:
         """Hands rows over; they and their arrays must not change after that.
@@ -95,15 +85,15 @@ class EngineClient:
             return self._refuse(Reason.DISCONNECTED, num)
         if self._breaker.is_open:
             return self._refuse(Reason.BREAKER_OPEN, num)
-        if self._courier.num_under_way >= self._max_under_way:
+        if self._worker.num_under_way >= self._max_under_way:
             return self._refuse(Reason.NOT_ASKED, num)
         wait_s = self._deadline_s if deadline_ms is None else 1e-3 * check_deadline_ms(deadline_ms)
-        self._courier.hand(rows, tag, now_s + wait_s)
+        self._worker.hand(rows, tag, now_s + wait_s)
         return True
 
     def collect(self) -> list[tuple[Any, VerdictRows]]:
         """What has arrived since the last call: tags, and verdicts for all of their rows."""
-        arrived = self._courier.arrived
+        arrived = self._worker.arrived
         # Of what comes meanwhile the next call hears.
         return [arrived.popleft() for _ in range(len(arrived))]
 
@@ -119,38 +109,14 @@ class EngineClient:
         """Says that sessions are over, as ``report`` does for outcomes."""
         self._put(sessions)
 
-    @property
-    def counts(self) -> Counts:
-        """What the client has done, as of now."""
-        outbox = self._outbox
-        return self._tally.snapshot(outbox.num_written, len(outbox), outbox.num_dropped)
-
-    def close(self) -> None:
-        """Writes what it can of the outcomes that wait, within a few seconds, and ends."""
-        if not self._is_closed:
-            self._is_closed = True
-            if os.getpid() == self._pid:
-                self._courier.close()
-
-    def _start(self) -> None:
-        self._pid = os.getpid()
-        self._tally, self._outbox = Tally(), Outbox(self._max_outcomes_waiting)
-        self._breaker = Breaker(self._settings)
-        self._courier = Courier(
-            self._address, self._breaker, self._tally, self._outbox, self._settings.backoff()
-        )
-
-    def _survive_fork(self) -> None:
-        """A child has its parent's sockets, none of its threads, and locks that nobody opens."""
-        if os.getpid() != self._pid:
-            self._courier.abandon()
-            self._start()
+    def _new_worker(self, state: ClientState) -> Courier:
+        return Courier(state)
 
     def _refuse(self, reason: Reason, num: int) -> bool:
-        self._tally.add_local(reason, num)
+        self._state.tally.add_local(reason, num)
         return False
 
     def _put(self, messages: Sequence[Outcome | SessionEnd]) -> None:
         self._survive_fork()
-        self._outbox.put(messages)
-        self._courier.wake()
+        self._state.outbox.put(messages)
+        self._worker.wake()

@@ -8,20 +8,18 @@ nobody.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from rlkv_service.client.backoff import Backoff
-from rlkv_service.client.breaker import Breaker
-from rlkv_service.client.counts import Tally
+from rlkv_service.client.client_state import ClientState
 from rlkv_service.client.line import Line
-from rlkv_service.client.outbox import Outbox
 from rlkv_service.client.probe import probe_rows
 from rlkv_service.client.request_book import Asked, RequestBook, Settled
 from rlkv_service.columns import DecisionRows
 from rlkv_service.outcome_log import record_command, recorded
 from rlkv_service.redis_errors import RedisError, RedisReplyError
-from rlkv_service.redis_keys import MAX_REQUESTS, RedisKeys
+from rlkv_service.redis_keys import MAX_REQUESTS
 from rlkv_service.resp_parser import Reply, encode_command
 from rlkv_service.schema import Reason
 from rlkv_service.server_clock import ServerClock
@@ -39,29 +37,18 @@ class Exchange:
     """Requests, answers and outcomes of one client while it is connected.
 
     Args:
-        keys: where things are.
-        client_id: of this exchange and no other.
-        book: requests under way.
-        breaker: told how each of them ends.
-        tally: counts answers that nobody waits for, and errors.
+        state: of the client: told how each request ends, and what goes wrong.
         clock: the server's.
-        record_backoff: how long to wait before outcomes are sent again that could not be written.
         now_s: monotonic time; the clock was set then.
     """
 
-    def __init__(
-        self,
-        keys: RedisKeys,
-        client_id: str,
-        book: RequestBook,
-        breaker: Breaker,
-        tally: Tally,
-        clock: ServerClock,
-        record_backoff: Backoff,
-        now_s: float,
-    ) -> None:
-        self._keys, self._answers_key = keys, keys.answers(client_id)
-        self._book, self._breaker, self._tally, self._clock = book, breaker, tally, clock
+    def __init__(self, state: ClientState, clock: ServerClock, now_s: float) -> None:
+        keys = state.address.keys
+        # Of this exchange and no other.
+        self._keys, self._answers_key = keys, keys.answers(secrets.token_hex(8))
+        self._book = RequestBook(state.address.engine_id, state.address.profile_id)
+        self._breaker, self._tally, self._outbox = state.breaker, state.tally, state.outbox
+        self._clock = clock
         self._cut = encode_command("LTRIM", keys.requests, -MAX_REQUESTS, -1)
         self._clock_due_s = now_s + CLOCK_S
         self._now_s = now_s
@@ -69,7 +56,7 @@ class Exchange:
         self._probe_is_out = False
         self._answered_id = 0  # the newest request that was answered
         self._is_recording = False
-        self._record_backoff, self._record_at_s = record_backoff, now_s
+        self._record_backoff, self._record_at_s = state.backoff, now_s
 
     def at(self, now_s: float) -> None:
         """Tells the time; everything until the next call happens then."""
@@ -129,11 +116,11 @@ class Exchange:
             self._answered, "BLMPOP", wait, 1, self._answers_key, "LEFT", "COUNT", _MAX_ANSWERS
         )
 
-    def record(self, line: Line, outbox: Outbox) -> bytes:
+    def record(self, line: Line) -> bytes:
         """What writes the oldest outcomes; nothing while some are being written, or before time."""
         if self._is_recording or self._now_s < self._record_at_s:
             return b""
-        if not (messages := outbox.begin()):
+        if not (messages := self._outbox.begin()):
             return b""
         self._is_recording = True
 
@@ -145,7 +132,7 @@ class Exchange:
                 self._tally.error(error)
                 self._record_at_s = self._now_s + self._record_backoff.next_s()
             else:
-                outbox.written()
+                self._outbox.written()
                 self._record_backoff.reset()
 
         return line.command(written, *record_command(self._keys, messages))
@@ -189,12 +176,12 @@ class Exchange:
         """Requests that have not ended."""
         return len(self._book)
 
-    def next_s(self, outbox: Outbox) -> float:
+    def next_s(self) -> float:
         """When there is something to do without anything having come; infinite: never."""
         next_s = self._book.next_deadline_s()
         if self._breaker.is_open and not self._probe_is_out:
             next_s = min(next_s, self._breaker.probe_at_s)
-        if len(outbox) and not self._is_recording:
+        if len(self._outbox) and not self._is_recording:
             next_s = min(next_s, self._record_at_s)
         return next_s
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import threading
 import time
 
-from rlkv_service.client.address import Address
-from rlkv_service.client.backoff import Backoff
-from rlkv_service.client.breaker import Breaker
-from rlkv_service.client.counts import Tally
+from rlkv_service.client.client_state import ClientState
 from rlkv_service.client.last_words import write_the_rest
 from rlkv_service.client.link import Link
-from rlkv_service.client.outbox import Outbox, Ticket
+from rlkv_service.client.outbox import Ticket
 from rlkv_service.client.timeouts import CLOSE_TIMEOUT_S, CONNECT_TIMEOUT_S, PROBE_TIMEOUT_S
 from rlkv_service.outcome_log import record_outcomes
 from rlkv_service.redis_errors import RedisError
@@ -19,13 +16,12 @@ from rlkv_service.resp import RespConnection
 
 
 class Keeper:
-    """A daemon thread that keeps a ``Link`` ready. The link is its caller's while he has it."""
+    """A daemon thread that keeps a ``Link`` ready; it is his who has the lock ``asking``."""
 
-    def __init__(
-        self, address: Address, breaker: Breaker, tally: Tally, outbox: Outbox, backoff: Backoff
-    ) -> None:
-        self._address, self._breaker, self._tally = address, breaker, tally
-        self._outbox, self._backoff = outbox, backoff
+    def __init__(self, state: ClientState) -> None:
+        self._state, self._breaker = state, state.breaker
+        self._tally, self._outbox = state.tally, state.outbox
+        self.asking = threading.Lock()
         self._link: Link | None = None
         self._writing: RespConnection | None = None
         self._write_at_s = 0.0  # not before, monotonic
@@ -84,7 +80,7 @@ class Keeper:
                     self._connect()
                 if self._wants_to_write():
                     self._write()
-            write_the_rest(self._address, self._outbox, self._tally)
+            write_the_rest(self._state)
         finally:
             self.drop_link()
             if self._writing is not None:
@@ -112,7 +108,7 @@ class Keeper:
     def _connect(self) -> None:
         breaker = self._breaker
         try:
-            link = Link(self._address, breaker, self._tally, self._backoff)
+            link = Link(self._state)
         except RedisError as error:
             self._tally.error(error)
             with self._changed:
@@ -129,16 +125,17 @@ class Keeper:
             self._changed.notify_all()
 
     def _write(self) -> None:
+        address, backoff = self._state.address, self._state.backoff
         try:
             if self._writing is None or self._writing.is_closed:
-                self._writing = RespConnection(self._address.url, CONNECT_TIMEOUT_S)
+                self._writing = RespConnection(address.url, CONNECT_TIMEOUT_S)
             while messages := self._outbox.begin():
-                record_outcomes(self._writing, self._address.keys, messages)
+                record_outcomes(self._writing, address.keys, messages)
                 self._outbox.written()
                 with self._changed:
                     self._changed.notify_all()
         except RedisError as error:
             self._tally.error(error)
-            self._write_at_s = time.monotonic() + self._backoff.next_s()
+            self._write_at_s = time.monotonic() + backoff.next_s()
         else:
-            self._backoff.reset()
+            backoff.reset()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 
-from rlkv_service.client.address import Address
-from rlkv_service.client.counts import Tally
-from rlkv_service.client.outbox import Outbox
+from rlkv_service.client.client_state import ClientState
 from rlkv_service.client.timeouts import CONNECT_TIMEOUT_S
 from rlkv_service.outcome_log import record_outcomes
 from rlkv_service.redis_errors import RedisError
 from rlkv_service.resp import RespConnection
 
 
-def write_the_rest(address: Address, outbox: Outbox, tally: Tally) -> None:
+def write_the_rest(state: ClientState) -> None:
     """Tries once, on a connection of its own, within ``CONNECT_TIMEOUT_S`` for each step."""
+    address, outbox = state.address, state.outbox
     if not len(outbox):
         return
     try:
@@ -24,4 +23,4 @@ def write_the_rest(address: Address, outbox: Outbox, tally: Tally) -> None:
                 record_outcomes(connection, address.keys, messages, deadline_s=deadline_s)
                 outbox.written()
     except RedisError as error:
-        tally.error(error)
+        state.tally.error(error)

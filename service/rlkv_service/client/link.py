@@ -7,17 +7,12 @@ waits for answers are begun several at a time, ahead of the questions.
 
 from __future__ import annotations
 
-import secrets
 import time
 
-from rlkv_service.client.address import Address
-from rlkv_service.client.backoff import Backoff
-from rlkv_service.client.breaker import Breaker
-from rlkv_service.client.counts import Tally
+from rlkv_service.client.client_state import ClientState
 from rlkv_service.client.exchange import Exchange
 from rlkv_service.client.gathering import Gathering
 from rlkv_service.client.line import Line
-from rlkv_service.client.request_book import RequestBook
 from rlkv_service.client.timeouts import ANSWERS_WAIT_S, CONNECT_TIMEOUT_S
 from rlkv_service.redis_errors import RedisError
 from rlkv_service.resp import RespConnection
@@ -36,21 +31,19 @@ class Link:
         RedisError: the server cannot be reached, or refuses who we are.
     """
 
-    def __init__(self, address: Address, breaker: Breaker, tally: Tally, backoff: Backoff) -> None:
-        self._asking = RespConnection(address.url, CONNECT_TIMEOUT_S)
+    def __init__(self, state: ClientState) -> None:
+        url = state.address.url
+        self._asking = RespConnection(url, CONNECT_TIMEOUT_S)
         try:
             clock = ServerClock()
             clock.set(self._asking)
-            self._answers = RespConnection(address.url, CONNECT_TIMEOUT_S)
+            self._answers = RespConnection(url, CONNECT_TIMEOUT_S)
         except RedisError:
             self._asking.close()
             raise
-        book = RequestBook(address.engine_id, address.profile_id)
         self._asking_line, self._answers_line = Line(), Line()
         now_s = time.monotonic()
-        self._exchange = Exchange(
-            address.keys, secrets.token_hex(8), book, breaker, tally, clock, backoff, now_s
-        )
+        self._exchange = Exchange(state, clock, now_s)
         self._read_at_s = now_s + _READ_S
         self._waiting_until_s = now_s  # the server waits for answers at least until then
 

@@ -6,20 +6,14 @@ us for nothing: it is read now and then, at once only where something hangs on i
 
 from __future__ import annotations
 
-import secrets
 import select
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from rlkv_service.client.address import Address
-from rlkv_service.client.backoff import Backoff
-from rlkv_service.client.breaker import Breaker
-from rlkv_service.client.counts import Tally
+from rlkv_service.client.client_state import ClientState
 from rlkv_service.client.exchange import Exchange
 from rlkv_service.client.line import Line
-from rlkv_service.client.outbox import Outbox
-from rlkv_service.client.request_book import RequestBook
 from rlkv_service.client.timeouts import ANSWERS_WAIT_S, CONNECT_TIMEOUT_S
 from rlkv_service.columns import DecisionRows
 from rlkv_service.redis_errors import RedisError
@@ -38,22 +32,19 @@ class PolledLink:
     """Both connections, open. Of one thread.
 
     Args:
-        address: of the server.
-        breaker: told what comes of requests.
-        tally: counts what goes wrong.
-        backoff: for outcomes that cannot be written.
+        state: of the client.
 
     Raises:
         RedisError: the server cannot be reached, or refuses who we are; from any method that the
             connection is lost.
     """
 
-    def __init__(self, address: Address, breaker: Breaker, tally: Tally, backoff: Backoff) -> None:
-        clock = ServerClock()
-        self._asking = RespConnection(address.url, CONNECT_TIMEOUT_S)
+    def __init__(self, state: ClientState) -> None:
+        clock, url = ServerClock(), state.address.url
+        self._asking = RespConnection(url, CONNECT_TIMEOUT_S)
         try:
             clock.set(self._asking)
-            self._answers = RespConnection(address.url, CONNECT_TIMEOUT_S)
+            self._answers = RespConnection(url, CONNECT_TIMEOUT_S)
         except RedisError:
             self._asking.close()
             raise
@@ -61,11 +52,7 @@ class PolledLink:
         self._unsent = bytearray()
         self._read_at_s = time.monotonic() + _READ_S
         self._is_eager = False  # to hear what the server says of requests
-        book = RequestBook(address.engine_id, address.profile_id)
-        self.exchange = Exchange(
-            address.keys, secrets.token_hex(8), book, breaker, tally, clock, backoff,
-            time.monotonic(),
-        )  # fmt: skip
+        self.exchange = Exchange(state, clock, time.monotonic())
         self._poll, self._asking_events = select.poll(), 0
         self._poll.register(self._asking.fileno(), self._asking_events)
         self._poll.register(self._answers.fileno(), select.POLLIN)
@@ -89,9 +76,9 @@ class PolledLink:
         self._is_eager = True
         self._send(self.exchange.probe(self._asking_line, deadline_s))
 
-    def record(self, outbox: Outbox) -> None:
+    def record(self) -> None:
         """Sends the oldest outcomes, if it is time."""
-        if raw := self.exchange.record(self._asking_line, outbox):
+        if raw := self.exchange.record(self._asking_line):
             self._is_eager = True
             self._send(raw)
 

@@ -9,6 +9,10 @@ from rlkv_engine.errors import InputError
 from rlkv_service.schema import MAX_BYTES
 from rlkv_service.web_server.listening import is_loopback
 
+DEFAULT_REQUESTS_PER_S = 1000.0
+DEFAULT_MAX_BODY_BYTES = MAX_BYTES
+DEFAULT_MAX_LISTENERS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class ApiOptions:
@@ -17,20 +21,20 @@ class ApiOptions:
     #: Hashes of the tokens that clients must show; None: nobody asks for any.
     token_file: Path | None = None
     #: Of one token, where its line says nothing else.
-    requests_per_s: float = 1000.0
+    requests_per_s: float = DEFAULT_REQUESTS_PER_S
     #: Longest body of a request.
-    max_body_bytes: int = MAX_BYTES
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     #: Pages that watch at a time.
-    max_listeners: int = 16
+    max_listeners: int = DEFAULT_MAX_LISTENERS
 
     def __post_init__(self) -> None:
         """Raises ``InputError`` for what cannot be."""
         if not 0.0 < self.requests_per_s < float("inf"):
-            raise InputError(f"requests per second must be above 0 (got {self.requests_per_s:g})")
+            raise InputError(f"requests_per_s must be above 0, got {self.requests_per_s:g}")
         if self.max_body_bytes < 1:
-            raise InputError(f"bodies must have at least 1 byte (got {self.max_body_bytes})")
+            raise InputError(f"max_body_bytes must be at least 1, got {self.max_body_bytes}")
         if self.max_listeners < 0:
-            raise InputError(f"listeners must be at least 0 (got {self.max_listeners})")
+            raise InputError(f"max_listeners must be 0 or more, got {self.max_listeners}")
 
     def check_host(self, host: str) -> None:
         """Raises ``InputError`` if others reach an address, and nobody asks them for a token."""

@@ -94,11 +94,18 @@ class Problem(HTTPException):
         return ProblemBody(TYPE_PREFIX + self.kind, title, status, self.detail, errors)
 
 
+#: What the framework says in two words.
+_FRAMEWORKS = {
+    404: ("not-found", "no such path: /openapi.json has those that there are"),
+    405: ("method", "this path has other methods: /openapi.json says which"),
+}
+
+
 def problem_response(error: HTTPException) -> Response:
     """The response for an exception, also of the framework's own."""
     if not isinstance(error, Problem):
-        kind = {404: "not-found", 405: "method"}.get(error.status_code, "unreadable")
-        error = Problem(kind, error.detail, headers=error.headers)
+        kind, detail = _FRAMEWORKS.get(error.status_code, ("unreadable", error.detail))
+        error = Problem(kind, detail, headers=error.headers)
     return Response(
         msgspec.json.encode(error.body()),
         error.status_code,

@@ -7,13 +7,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rlkv_engine.errors import InputError
-from rlkv_service.embedded_valkey import EmbeddedValkey
+from rlkv_service.embedded_valkey import EmbeddedValkey, holds_server_data, socket_url
 from rlkv_service.redis_errors import RedisError
 from rlkv_service.redis_url import RedisURL
 from rlkv_service.resp import RespConnection
 
-#: In the folder of an embedded server (embedded_valkey.py).
-_SOCKET, _DATA = "valkey.sock", "valkey"
 #: A page of decisions may be 100 MB, seconds.
 TIMEOUT_S = 60.0
 
@@ -41,16 +39,11 @@ def open_log(url: str | None, data_dir: Path | None) -> Iterator[RespConnection]
         yield stack.enter_context(connection)
 
 
-def holds_server_data(folder: Path) -> bool:
-    """Whether an embedded server keeps, or has kept, its data in a folder."""
-    return (folder / _DATA).is_dir()
-
-
 def _of_folder(folder: Path, stack: ExitStack) -> RespConnection:
     if not holds_server_data(folder):
-        raise InputError("no embedded server has kept its data there", path=folder)
+        raise InputError("no rlkv serve has kept its data there", path=folder)
     try:
-        return RespConnection(RedisURL(path=str((folder / _SOCKET).absolute())), TIMEOUT_S)
+        return RespConnection(socket_url(folder), TIMEOUT_S)
     except RedisError:
         server = EmbeddedValkey(folder)
         stack.callback(server.stop)

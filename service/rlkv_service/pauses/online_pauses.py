@@ -149,37 +149,22 @@ class OnlinePauses:
             return math.nan if engine < 0 else self.engines.mean_s(engine)
 
     def table(self, engine_id: str) -> PauseTable | None:
-        """Pauses by tool; None for an engine with fewer than ``MIN_CALLS`` of them.
-
-        Its rows are what is said of pauses of sessions that were not seen before.
-        """
+        """All pauses of an engine together; None with fewer than ``MIN_CALLS`` of them."""
         with self.lock:
             engine = self.engines.row_of((engine_id,))
             if engine < 0 or self.engines.keys.calls[engine] < MIN_CALLS:
                 return None
-            known = self.tools.keys.rows.items()
-            names = sorted((key[1], row) for key, row in known if key[0] == engine_id)
-            rows = np.array([row for _, row in names] + [-1], np.int64)
-            num, every_s = len(rows), self.engines.mean_s(engine)
-            residual_s = np.empty(num * len(GRID_S))
-            quantiles_s = np.empty((101, num))
+            num = len(GRID_S)
+            residual_s, quantiles_s = np.empty((1, num)), np.empty((101, 1))
             self._fill(
-                engine, rows.repeat(len(GRID_S)), _NONE.repeat(num * len(GRID_S)),
-                np.tile(GRID_S, num), np.zeros(0), residual_s, np.empty((0, num * len(GRID_S))),
+                engine, _NONE.repeat(num), _NONE.repeat(num), GRID_S, np.zeros(0),
+                residual_s[0], np.empty((0, num)),
             )  # fmt: skip
             self._fill(
-                engine, rows, _NONE.repeat(num), np.zeros(num), np.arange(101) / 100.0,
-                np.empty(num), quantiles_s,
-            )  # fmt: skip
-            doubt = self.weights.tool_doubt
-            own_s, own_weight = self.tools.sum_s[rows[:-1]], self.tools.sum_weight[rows[:-1]]
-            mean_s = (own_s + doubt * every_s) / (own_weight + doubt)
-        return PauseTable(
-            tuple(name for name, _ in names),
-            residual_s.reshape(num, len(GRID_S)),
-            np.append(mean_s, every_s),
-            np.ascontiguousarray(quantiles_s.T),
-        )
+                engine, _NONE, _NONE, np.zeros(1), np.arange(101) / 100.0, np.empty(1), quantiles_s
+            )
+            mean_s = np.array([self.engines.mean_s(engine)])
+        return PauseTable((), residual_s, mean_s, quantiles_s.T)
 
     def replace(self, other: OnlinePauses) -> None:
         """Takes over what another one knows, which must not be used any more."""

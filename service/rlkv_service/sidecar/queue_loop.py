@@ -108,7 +108,8 @@ class QueueLoop:
     def _read(self, writing: RespConnection) -> None:
         """Looks at what became of answers and of the log."""
         deadline_s = time.monotonic() + _REPLY_S
-        for _ in range(len(self._unread)):
+        # To the end, with what is sent here: whoever looks for a lost connection finds no reply.
+        while self._unread:
             what, reply = self._unread.popleft(), writing.receive(deadline_s)
             if isinstance(reply, RedisReplyError):
                 self._complain(str(reply))

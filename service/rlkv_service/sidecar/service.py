@@ -107,11 +107,6 @@ class DecisionService:
             return str(error)
         return ""
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether it has a bundle and reaches its server."""
-        return not self.not_ready
-
     def close(self) -> None:
         """Closes its connection; what is recorded later opens another."""
         with self._lock:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 
 from rlkv_service.client import BreakerSettings
-from rlkv_service.client.breaker import Breaker
-from rlkv_service.client.counts import Tally
+from rlkv_service.client.address import Address
+from rlkv_service.client.client_state import ClientState
 from rlkv_service.client.exchange import Exchange
 from rlkv_service.client.line import Line
-from rlkv_service.client.request_book import RequestBook
-from rlkv_service.redis_keys import RedisKeys
 from rlkv_service.resp_parser import RespParser
 from rlkv_service.schema import DecisionRequest, decode
 from rlkv_service.server_clock import ServerClock
@@ -26,14 +24,12 @@ def deadline_s(commands: list[list[bytes]]) -> float:
 
 def test_each_probe_asks_for_the_time_since_the_servers_clock_may_have_jumped() -> None:
     settings = BreakerSettings(max_failures=1)
-    breaker, clock, line = Breaker(settings), ServerClock(), Line()
+    state = ClientState.begin(Address.of("unix:///none", "engine", "default", ""), settings, 1)
+    clock, line = ServerClock(), Line()
     now_s = time.monotonic()
     clock.learn([b"1000000000", b"0"], now_s, now_s)
-    exchange = Exchange(
-        RedisKeys(), "client", RequestBook("engine", ""), breaker, Tally(), clock,
-        settings.backoff(), now_s,
-    )  # fmt: skip
-    breaker.failed(now_s)
+    exchange = Exchange(state, clock, now_s)
+    state.breaker.failed(now_s)
     commands = RespParser().feed(exchange.probe(line, now_s + 0.5))
     assert [words[0] for words in commands] == [b"TIME", b"RPUSH", b"LTRIM"]
     assert abs(deadline_s(commands) - 1000000000.5) < 1e-3

@@ -19,12 +19,12 @@ from rlkv_service.columns import LARGEST, SMALLEST, DecisionRows, VerdictRows, c
 from rlkv_service.deciding.active_bundle import ActiveBundle
 from rlkv_service.deciding.check_rows import made_up_rows
 from rlkv_service.deciding.decider import Asked, Decider
-from rlkv_service.deciding.table_estimates import TableEstimates
 from rlkv_service.local_rule import LocalRule
 from rlkv_service.schema import Point, Reason, Verb
 from tests.agents.small_scenario import random_network, small_scenario
 from tests.agents.small_trees import one_split
 from tests.service.deciding.simulated import active, part_of, simulated, with_facts
+from tests.service.deciding.table_estimates import TableEstimates
 
 UNKNOWN = ("device_blocks", "dirty_blocks", "life_s", "tool_wait_s", "remaining_s",
            "mean_pause_s", "swap_is_legal", "rule_verb")  # fmt: skip

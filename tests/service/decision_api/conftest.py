@@ -15,6 +15,8 @@ def api() -> Iterator[Api]:
     """For tests that leave nothing behind that others mind."""
     with tempfile.TemporaryDirectory(prefix="rlkv-") as folder:
         server = EmbeddedValkey(Path(folder))
-        with running_api(new_service(server.url)) as api:
-            yield api
-        server.stop()
+        try:
+            with running_api(new_service(server.url)) as api:
+                yield api
+        finally:
+            server.stop()

@@ -159,7 +159,8 @@ def test_other_content_types(api: Api, kind: str) -> None:
 
 
 def test_paths_and_methods_that_are_not_there(api: Api) -> None:
-    problem_of(api.http.get("/v2/decisions"), 404, "not-found")
+    told = problem_of(api.http.get("/v2/decisions"), 404, "not-found")
+    assert "/openapi.json" in told["detail"]
     problem_of(api.http.post("/v1/decisions/"), 404, "not-found")
     response = api.http.get("/v1/decisions")
     problem_of(response, 405, "method")
@@ -195,10 +196,10 @@ def test_a_body_that_is_announced_is_refused_before_it_is_sent(api: Api) -> None
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"requests_per_s": 0.0}, "requests per second must be above 0"),
-        ({"requests_per_s": float("nan")}, "requests per second must be above 0"),
-        ({"max_body_bytes": 0}, "at least 1 byte"),
-        ({"max_listeners": -1}, "at least 0"),
+        ({"requests_per_s": 0.0}, "requests_per_s must be above 0"),
+        ({"requests_per_s": float("nan")}, "requests_per_s must be above 0"),
+        ({"max_body_bytes": 0}, "max_body_bytes must be at least 1"),
+        ({"max_listeners": -1}, "max_listeners must be 0 or more"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], said: str) -> None:

@@ -6,13 +6,12 @@ import copy
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rlkv_service.decision_api.examples import CALL, OUTCOME
-from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.resp import RespConnection
 from rlkv_service.schema import Outcome, decode
 from tests.service.decision_api.running_api import PATIENCE_S, new_service, problem_of, running_api
+from tests.service.start_valkey import StartValkey
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -22,8 +21,8 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_the_store_is_killed_and_comes_back(short_folder: Path) -> None:
-    store = EmbeddedValkey(short_folder)
+def test_the_store_is_killed_and_comes_back(start_valkey: StartValkey) -> None:
+    store = start_valkey()
     service = new_service(store.url)
     accepted: list[int] = []
     refused: list[int] = []
@@ -48,34 +47,35 @@ def test_the_store_is_killed_and_comes_back(short_folder: Path) -> None:
 
         reporting = threading.Thread(target=report)
         reporting.start()
-        wait_until(lambda: len(accepted) > 20)
-        assert api.http.get("/readyz").status_code == 200
-        store.kill()
-        wait_until(lambda: len(refused) > 3)
-        told = problem_of(api.http.get("/readyz"), 503, "not-ready")
-        assert "cannot be reached" in told["detail"]
-        assert api.post("/v1/decisions", CALL).status_code == 200
-        assert api.http.get("/healthz").status_code == 200
-        store = EmbeddedValkey(short_folder)
-        before = len(accepted)
-        wait_until(lambda: len(accepted) > before + 20)
-        assert api.http.get("/readyz").status_code == 200
-        stop.set()
-        reporting.join(PATIENCE_S)
+        try:
+            wait_until(lambda: len(accepted) > 20)
+            assert api.http.get("/readyz").status_code == 200
+            store.kill()
+            wait_until(lambda: len(refused) > 3)
+            told = problem_of(api.http.get("/readyz"), 503, "not-ready")
+            assert "cannot be reached" in told["detail"]
+            assert api.post("/v1/decisions", CALL).status_code == 200
+            assert api.http.get("/healthz").status_code == 200
+            store = start_valkey()
+            before = len(accepted)
+            wait_until(lambda: len(accepted) > before + 20)
+            assert api.http.get("/readyz").status_code == 200
+        finally:
+            stop.set()
+            reporting.join(PATIENCE_S)
         # Whatever was refused may be sent again.
         body = copy.deepcopy(OUTCOME)
         body["outcomes"] = [body["outcomes"][0] | {"turn": turn} for turn in refused[:1000]]
         assert api.post("/v1/outcomes", body).json()["accepted"] == len(refused[:1000])
     with RespConnection(store.url) as connection:
         entries = connection.execute("XRANGE", service.keys.outcomes, "-", "+")
-    store.stop()
     turns = [decode(fields[1], Outcome).turn for _, fields in entries]
     assert len(turns) == len(set(turns)), "counted twice"
     assert set(accepted) | set(refused[:1000]) <= set(turns), "acknowledged and lost"
 
 
-def test_a_full_store_refuses(short_folder: Path) -> None:
-    store = EmbeddedValkey(short_folder)
+def test_a_full_store_refuses(start_valkey: StartValkey) -> None:
+    store = start_valkey()
     with running_api(new_service(store.url)) as api:
         with RespConnection(store.url) as connection:
             connection.execute("CONFIG", "SET", "maxmemory", "1")
@@ -86,4 +86,3 @@ def test_a_full_store_refuses(short_folder: Path) -> None:
         with RespConnection(store.url) as connection:
             connection.execute("CONFIG", "SET", "maxmemory", "0")
         assert api.post("/v1/outcomes", OUTCOME).json() == {"accepted": 1, "new": 1}
-    store.stop()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlkv_engine.estimates import HORIZON_PAUSES, PauseTable, mean_residual_s
-from rlkv_service.deciding.table_estimates import TableEstimates
+from tests.service.deciding.table_estimates import TableEstimates
 
 #: GPT-J-6B on an A100 behind an eighth of its link, where the shipped bundle has something to say.
 MACHINE = {

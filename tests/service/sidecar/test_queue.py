@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from rlkv_service.deciding.active_bundle import ActiveBundle
 from rlkv_service.deciding.decider import Decider
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.redis_url import RedisURL
+from rlkv_service.resp import RespConnection
 from rlkv_service.schema import MAX_ROWS, DecisionRequest, Refusal, Verdicts, decode
 from rlkv_service.sidecar.queue_loop import MAX_ANSWERS
 from rlkv_service.sidecar.sidecar import Sidecar, SidecarOptions
 from tests.agents.small_scenario import random_network
 from tests.service.sidecar.queue_client import Connect, QueueClient, rows_of_session, until
+from tests.service.start_valkey import StartValkey
 
 
 def test_requests_are_answered_and_logged(
@@ -108,6 +111,32 @@ def test_answers_that_are_not_fetched_are_bounded(sidecar: Sidecar, client: Queu
         ),
         "answers pile up",
     )
+
+
+def test_replies_are_told_apart_while_answers_are_cut(
+    valkey: EmbeddedValkey,
+    bundle: Path,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rlkv_service.sidecar.queue_loop.MAX_ANSWERS", 2)
+    looks = RespConnection.wait
+
+    def looks_once_there_is_something(connection: RespConnection, deadline_s: float) -> object:
+        select.select([connection], [], [], 0.02)
+        return looks(connection, deadline_s)
+
+    monkeypatch.setattr(RespConnection, "wait", looks_once_there_is_something)
+    client = connect(valkey.url)
+    with Sidecar(valkey.url, SidecarOptions(bundle)) as sidecar:
+        counters = sidecar.service.counters
+        for i in range(1, 9):
+            client.push(client.frame(i))
+            until(lambda i=i: counters.counts().requests["answered"] == i, "no answer")  # type: ignore[misc]
+            # Now it has time to look what became of its answer.
+            until(lambda: client.connection.execute("LLEN", client.answers) <= 2, "not cut")
+    assert "trying again" not in caplog.text
 
 
 def frames() -> st.SearchStrategy[bytes]:
@@ -245,18 +274,17 @@ def test_a_new_bundle_takes_over_while_it_is_asked(
 
 
 def test_a_server_that_is_restarted_empty(
-    short_folder: Path, bundle: Path, caplog: pytest.LogCaptureFixture, connect: Connect
+    start_valkey: StartValkey, bundle: Path, caplog: pytest.LogCaptureFixture, connect: Connect
 ) -> None:
-    server = EmbeddedValkey(short_folder, {"appendonly": "no"})
+    server = start_valkey(appendonly="no")
     with Sidecar(server.url, SidecarOptions(bundle)) as sidecar:
         assert connect(server.url).ask(1).id == 1
         server.kill()
         until(lambda: "trying again" in caplog.text, "the loss is not noticed")
-        assert not sidecar.service.is_ready and sidecar.service.not_ready
-        server = EmbeddedValkey(short_folder, {"appendonly": "no"})
+        assert sidecar.service.not_ready
+        server = start_valkey(appendonly="no")
         assert connect(server.url).ask(2).id == 2
-        assert sidecar.service.is_ready
-    server.stop()
+        assert not sidecar.service.not_ready
 
 
 def test_a_server_out_of_memory(sidecar: Sidecar, client: QueueClient) -> None:
@@ -277,9 +305,9 @@ def test_a_server_out_of_memory(sidecar: Sidecar, client: QueueClient) -> None:
 
 
 def test_the_log_gives_way_when_there_is_no_room(
-    short_folder: Path, bundle: Path, connect: Connect
+    start_valkey: StartValkey, bundle: Path, connect: Connect
 ) -> None:
-    server = EmbeddedValkey(short_folder, {"maxmemory": "6mb"})
+    server = start_valkey(maxmemory="6mb")
     client = connect(server.url)
     with Sidecar(server.url, SidecarOptions(bundle)) as sidecar:
         rows = rows_of_session("s", 256)
@@ -303,7 +331,6 @@ def test_the_log_gives_way_when_there_is_no_room(
         )
         client.connection.execute("DEL", client.answers, client.keys.requests)
         assert isinstance(client.ask(5), Verdicts)
-    server.stop()
 
 
 def test_the_log_keeps_to_its_bytes(valkey: EmbeddedValkey, bundle: Path, connect: Connect) -> None:
@@ -322,21 +349,22 @@ def test_the_log_keeps_to_its_bytes(valkey: EmbeddedValkey, bundle: Path, connec
         assert client.connection.execute("XINFO", "STREAM", client.keys.decisions) == before
 
 
-def test_without_a_server_it_does_not_start(short_folder: Path, bundle: Path) -> None:
+def test_without_a_server_it_does_not_start(
+    short_folder: Path, start_valkey: StartValkey, bundle: Path
+) -> None:
     with pytest.raises(RlkvError, match="cannot be reached"):
         Sidecar(RedisURL(path=str(short_folder / "none.sock")), SidecarOptions(bundle))
-    server = EmbeddedValkey(short_folder, {"requirepass": "secret"})
+    server = start_valkey(requirepass="secret")
     for password, said in (("", "NOAUTH"), ("wrong", "WRONGPASS")):
         url = RedisURL(path=server.url.path, password=password)
         with pytest.raises(RlkvError, match=said):
             Sidecar(url, SidecarOptions(bundle))
-    server.stop()
 
 
 def test_a_server_that_refuses_us_later(
-    short_folder: Path, bundle: Path, caplog: pytest.LogCaptureFixture, connect: Connect
+    start_valkey: StartValkey, bundle: Path, caplog: pytest.LogCaptureFixture, connect: Connect
 ) -> None:
-    server = EmbeddedValkey(short_folder, {"requirepass": "secret"})
+    server = start_valkey(requirepass="secret")
     client = connect(server.url)
     with Sidecar(server.url, SidecarOptions(bundle)):
         assert client.ask(1).id == 1
@@ -345,7 +373,6 @@ def test_a_server_that_refuses_us_later(
         until(lambda: "WRONGPASS" in caplog.text, "it is not told")
         client.connection.execute("CONFIG", "SET", "requirepass", "secret")
         assert client.ask(2).id == 2
-    server.stop()
 
 
 def test_a_stop_answers_what_was_taken(

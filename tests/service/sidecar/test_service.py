@@ -15,6 +15,7 @@ from rlkv_service.resp import RespConnection
 from rlkv_service.schema import DecisionRequest, Outcome, Reason, SessionEnd, Verdicts, decode
 from rlkv_service.sidecar.sidecar import Sidecar, SidecarOptions
 from tests.service.sidecar.queue_client import QueueClient, rows_of_session, until
+from tests.service.start_valkey import StartValkey
 
 
 def outcome(session: str, turn: int = 0) -> Outcome:
@@ -50,22 +51,20 @@ def test_outcomes_are_recorded_once(sidecar: Sidecar, client: QueueClient) -> No
 
 
 def test_nothing_is_acknowledged_without_a_server(
-    sidecar: Sidecar, valkey: EmbeddedValkey, short_folder: Path
+    sidecar: Sidecar, valkey: EmbeddedValkey, start_valkey: StartValkey
 ) -> None:
     service = sidecar.service
-    assert service.is_ready
+    assert not service.not_ready
     valkey.kill()
     with pytest.raises(RedisError):
         service.record([outcome("a")])
-    assert not service.is_ready
+    assert service.not_ready
     assert len(service.decide("engine", rows_of_session("s"))) == 3
     until(lambda: service.counters.counts().log_failures == 1, "the log's failure is not counted")
-    again = EmbeddedValkey(short_folder)
+    again = start_valkey()
     assert service.record([outcome("a")]) == [True]
     with RespConnection(again.url) as connection:
         assert connection.execute("XLEN", service.keys.outcomes) == 1
-    sidecar.stop()
-    again.stop()
 
 
 def test_what_the_policy_would_have_done_is_counted(valkey: EmbeddedValkey, bundle: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pauses as a fixed table knows them: by tool, whichever engine and session."""
+"""Pauses as a fixed table knows them, by tool: what a policy inside an engine sees."""
 
 from __future__ import annotations
 
