@@ -1,0 +1,144 @@
+"""What a request repeats of its conversation, as digests: who goes on with what is found by them.
+
+A chat goes on with another if it begins with all of that one's messages, and the answer it was
+given stands behind them. Nothing of what was said is kept, only digests and, of a prompt that is
+text, up to a block of its end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from rlkv_service.proxy.answers import Answer, Choice
+
+_BLOCK_BYTES = 512
+_DIGEST_BYTES = 16
+
+
+class Conversation(Protocol):
+    """What a request repeats."""
+
+    @property
+    def num_answers(self) -> int:
+        """Answers in it, at least."""
+
+    def prefixes(self) -> Iterator[tuple[bytes, int]]:
+        """Digests of what it begins with, and the places where each ends; the longest first."""
+
+    def goes_on(self, place: int, mark: bytes) -> bool:
+        """Whether an answer with this mark stands at a place."""
+
+    def continued(self, answer: Answer) -> tuple[bytes, frozenset[bytes]] | None:
+        """Prefix, and one mark or another, of a request that goes on; None: it cannot be known."""
+
+
+class Chat:
+    """Messages.
+
+    Args:
+        seed: what else has to be the same: model, system prompt.
+        messages: each as raw JSON.
+        read_answer: the answer that a message repeats; None: it is no answer.
+    """
+
+    def __init__(
+        self,
+        seed: bytes,
+        messages: Sequence[bytes],
+        read_answer: Callable[[bytes], Choice | None],
+    ) -> None:
+        self._messages, self._read_answer = messages, read_answer
+        digest, self._digests = _hash(seed), []
+        for message in messages:
+            digest = _hash(digest + message)
+            self._digests.append(digest)
+
+    @property
+    def num_answers(self) -> int:
+        """Messages of the model."""
+        return sum(1 for message in self._messages if b'"assistant"' in message[:4096])
+
+    def prefixes(self) -> Iterator[tuple[bytes, int]]:
+        """At least one message stands behind each."""
+        for place in range(len(self._messages) - 1, 0, -1):
+            yield self._digests[place - 1], place
+
+    def goes_on(self, place: int, mark: bytes) -> bool:
+        """Whether the message at a place is the answer with this mark."""
+        said = self._read_answer(self._messages[place])
+        return said is not None and mark in said.marks()
+
+    def continued(self, answer: Answer) -> tuple[bytes, frozenset[bytes]] | None:
+        """All messages, and an answer behind them."""
+        marks = frozenset(mark for choice in answer.choices for mark in choice.marks())
+        if not marks or not self._digests:
+            return None
+        return self._digests[-1], marks
+
+
+class Prompt:
+    """Text of a completion.
+
+    Args:
+        seed: what else has to be the same.
+        text: the prompt.
+    """
+
+    def __init__(self, seed: bytes, text: str) -> None:
+        self._text = text.encode(errors="surrogatepass")
+        self._seed = _hash(seed)
+        self._digests: list[bytes] | None = None
+
+    @property
+    def num_answers(self) -> int:
+        """Nobody knows."""
+        return 0
+
+    def prefixes(self) -> Iterator[tuple[bytes, int]]:
+        """Whole blocks."""
+        digests = _blocks(self._seed, self._text)
+        for place in range(len(digests) - 1, -1, -1):
+            yield digests[place], place * _BLOCK_BYTES
+
+    def goes_on(self, place: int, mark: bytes) -> bool:
+        """Whether the rest of prompt and answer, less than a block, stands there."""
+        return self._text.startswith(mark, place)
+
+    def continued(self, answer: Answer) -> tuple[bytes, frozenset[bytes]] | None:
+        """Prompt and answer as one text; with several answers nobody knows which."""
+        if len(answer.choices) != 1 or not answer.choices[0].text:
+            return None
+        text = self._text + answer.choices[0].text.encode(errors="surrogatepass")
+        digests = _blocks(self._seed, text)
+        return digests[-1], frozenset((text[(len(digests) - 1) * _BLOCK_BYTES :],))
+
+
+def canonical_message(message: bytes) -> bytes:
+    """A message without marks that wander from turn to turn: ``cache_control``."""
+    return msgspec.json.encode(_without_marks(msgspec.json.decode(message)))
+
+
+def _without_marks(value: object) -> object:
+    if isinstance(value, dict):
+        return {
+            name: _without_marks(each) for name, each in value.items() if name != "cache_control"
+        }
+    if isinstance(value, list):
+        return [_without_marks(each) for each in value]
+    return value
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+
+
+def _blocks(seed: bytes, text: bytes) -> list[bytes]:
+    """Digests of the first 0, 1, 2... whole blocks."""
+    digests = [seed]
+    for start in range(0, len(text) - _BLOCK_BYTES + 1, _BLOCK_BYTES):
+        digests.append(_hash(digests[-1] + text[start : start + _BLOCK_BYTES]))
+    return digests
