@@ -1,1 +1,1 @@
-"""A pass-through in front of any backend: it tells a sidecar of pauses, and backends of verdicts."""
+"""A pass-through in front of any backend: a sidecar hears of pauses, the backend of verdicts."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
+from rlkv_service.schema import MAX_NAME_LENGTH
+
 #: Who is waited for after an answer without a tool call.
 HUMAN = "human"
 _THOUGHT = "</think>"
+#: A call in text, of a backend that leaves it there: Hermes' JSON, or Qwen3-Coder's XML.
+_CALL_IN_TEXT = re.compile(r'<tool_call>\s*(?:\{\s*"name"\s*:\s*"([^"\\]+)"|<function=([^>\s]+)>)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +41,7 @@ class Choice:
         beside. Of text it is what stands behind the model's thoughts, too.
         """
         if self.calls:
-            words = [
-                (call.call_id, call.name, _canonical(call.arguments)) for call in self.calls
-            ]
+            words = [(call.call_id, call.name, _canonical(call.arguments)) for call in self.calls]
             yield _digest(b"calls", msgspec.json.encode(words))
             return
         yield _digest(b"text", _plain(self.text))
@@ -72,8 +75,17 @@ class Answer:
         """Whom the session waits for: of several calls the first."""
         for choice in self.choices[:1]:
             if choice.calls:
-                return choice.calls[0].name or HUMAN
+                return tool_name(choice.calls[0].name)
+            found = _CALL_IN_TEXT.search(choice.text)
+            if found is not None:
+                return tool_name(found[1] or found[2])
         return HUMAN
+
+
+def tool_name(said: str) -> str:
+    """What a model calls a tool, as the log of outcomes can take it."""
+    readable = said.encode(errors="replace").decode()
+    return readable[:MAX_NAME_LENGTH] or HUMAN
 
 
 def _canonical(arguments: str) -> str:

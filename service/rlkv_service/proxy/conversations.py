@@ -17,6 +17,9 @@ from rlkv_service.proxy.answers import Answer, Choice
 
 _BLOCK_BYTES = 512
 _DIGEST_BYTES = 16
+_BY_ID = -1
+#: Digest of what a request begins with, and the answers of which one has to stand behind it.
+Continuation = tuple[bytes, frozenset[bytes]]
 
 
 class Conversation(Protocol):
@@ -32,8 +35,8 @@ class Conversation(Protocol):
     def goes_on(self, place: int, mark: bytes) -> bool:
         """Whether an answer with this mark stands at a place."""
 
-    def continued(self, answer: Answer) -> tuple[bytes, frozenset[bytes]] | None:
-        """Prefix, and one mark or another, of a request that goes on; None: it cannot be known."""
+    def continued(self, answer: Answer) -> list[Continuation]:
+        """How a request begins that goes on; empty: it cannot be known again."""
 
 
 class Chat:
@@ -52,7 +55,8 @@ class Chat:
         read_answer: Callable[[bytes], Choice | None],
     ) -> None:
         self._messages, self._read_answer = messages, read_answer
-        digest, self._digests = _hash(seed), []
+        self._marks: dict[int, frozenset[bytes]] = {}
+        digest, self._digests = _hash(seed), list[bytes]()
         for message in messages:
             digest = _hash(digest + message)
             self._digests.append(digest)
@@ -60,7 +64,7 @@ class Chat:
     @property
     def num_answers(self) -> int:
         """Messages of the model."""
-        return sum(1 for message in self._messages if b'"assistant"' in message[:4096])
+        return sum(b'"assistant"' in message for message in self._messages)
 
     def prefixes(self) -> Iterator[tuple[bytes, int]]:
         """At least one message stands behind each."""
@@ -69,15 +73,18 @@ class Chat:
 
     def goes_on(self, place: int, mark: bytes) -> bool:
         """Whether the message at a place is the answer with this mark."""
-        said = self._read_answer(self._messages[place])
-        return said is not None and mark in said.marks()
+        marks = self._marks.get(place)
+        if marks is None:
+            said = self._read_answer(self._messages[place])
+            marks = self._marks[place] = frozenset(said.marks() if said is not None else ())
+        return mark in marks
 
-    def continued(self, answer: Answer) -> tuple[bytes, frozenset[bytes]] | None:
+    def continued(self, answer: Answer) -> list[Continuation]:
         """All messages, and an answer behind them."""
         marks = frozenset(mark for choice in answer.choices for mark in choice.marks())
         if not marks or not self._digests:
-            return None
-        return self._digests[-1], marks
+            return []
+        return [(self._digests[-1], marks)]
 
 
 class Prompt:
@@ -91,7 +98,6 @@ class Prompt:
     def __init__(self, seed: bytes, text: str) -> None:
         self._text = text.encode(errors="surrogatepass")
         self._seed = _hash(seed)
-        self._digests: list[bytes] | None = None
 
     @property
     def num_answers(self) -> int:
@@ -108,13 +114,54 @@ class Prompt:
         """Whether the rest of prompt and answer, less than a block, stands there."""
         return self._text.startswith(mark, place)
 
-    def continued(self, answer: Answer) -> tuple[bytes, frozenset[bytes]] | None:
+    def continued(self, answer: Answer) -> list[Continuation]:
         """Prompt and answer as one text; with several answers nobody knows which."""
         if len(answer.choices) != 1 or not answer.choices[0].text:
-            return None
+            return []
         text = self._text + answer.choices[0].text.encode(errors="surrogatepass")
         digests = _blocks(self._seed, text)
-        return digests[-1], frozenset((text[(len(digests) - 1) * _BLOCK_BYTES :],))
+        return [(digests[-1], frozenset((text[(len(digests) - 1) * _BLOCK_BYTES :],)))]
+
+
+class Responses:
+    """A request that may name the answer it goes on with, as OpenAI's responses do.
+
+    Args:
+        seed: what else has to be the same.
+        previous: the id of that answer; empty: none is named.
+        items: all that was said, where it is all sent.
+    """
+
+    def __init__(self, seed: bytes, previous: str, items: Chat | None) -> None:
+        self._seed, self._previous, self._items = seed, previous, items
+
+    @property
+    def num_answers(self) -> int:
+        """Those that are repeated."""
+        return 0 if self._items is None else self._items.num_answers
+
+    def prefixes(self) -> Iterator[tuple[bytes, int]]:
+        """The answer that is named, or what the items begin with."""
+        if self._previous:
+            yield self._digest(self._previous), _BY_ID
+        elif self._items is not None:
+            yield from self._items.prefixes()
+
+    def goes_on(self, place: int, mark: bytes) -> bool:
+        """Whoever knows an answer's id goes on with it."""
+        if place == _BY_ID:
+            return mark == b""
+        return self._items is not None and self._items.goes_on(place, mark)
+
+    def continued(self, answer: Answer) -> list[Continuation]:
+        """By the answer's id, or by all that was said."""
+        found = [] if self._items is None else self._items.continued(answer)
+        if answer.response_id:
+            found.append((self._digest(answer.response_id), frozenset((b"",))))
+        return found
+
+    def _digest(self, response_id: str) -> bytes:
+        return _hash(self._seed + b"id" + response_id.encode(errors="surrogatepass"))
 
 
 def canonical_message(message: bytes) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rlkv_service.adapters.hints import Verdict
 from rlkv_service.proxy.answers import HUMAN
-from rlkv_service.proxy.conversations import Conversation
+from rlkv_service.proxy.conversations import Continuation, Conversation
 
 
 @dataclass(slots=True, eq=False)
@@ -28,10 +28,10 @@ class Session:
     prompt_tokens: int = 0
     output_tokens: int = 0
     tool_wait_s: float = 0.0  #: in all its pauses
-    verdict: Verdict | None = None  #: of the newest pause
+    verdict: Verdict | None = None  #: the newest
+    decided_turn: int = -1  #: whose pause that was for
     policy_version: str = ""
-    prefix: bytes = b""
-    marks: frozenset[bytes] = field(default_factory=frozenset)
+    continuations: list[Continuation] = field(default_factory=list)
 
     @property
     def context_tokens(self) -> int:
@@ -55,7 +55,7 @@ class SessionBook:
         self._max_sessions, self._on_end = max_sessions, on_end
         self._sessions: dict[str, Session] = {}
         self._paused: OrderedDict[str, Session] = OrderedDict()  # the longest paused first
-        self._by_prefix: dict[bytes, list[Session]] = {}
+        self._by_prefix: dict[bytes, list[tuple[Session, frozenset[bytes]]]] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -67,8 +67,8 @@ class SessionBook:
 
     @property
     def num_prefixes(self) -> int:
-        """Sessions that are found by what was said."""
-        return sum(len(sessions) for sessions in self._by_prefix.values())
+        """Beginnings by which sessions are found."""
+        return sum(len(found) for found in self._by_prefix.values())
 
     def find(self, name: str) -> Session | None:
         """The session of that name."""
@@ -80,8 +80,8 @@ class SessionBook:
         Of several that cannot be told apart it is the one that has waited longest.
         """
         for prefix, place in conversation.prefixes():
-            for session in self._by_prefix.get(prefix, ()):
-                if any(conversation.goes_on(place, mark) for mark in session.marks):
+            for session, marks in self._by_prefix.get(prefix, ()):
+                if any(conversation.goes_on(place, mark) for mark in marks):
                     return session
         return None
 
@@ -91,20 +91,17 @@ class SessionBook:
             name or f"rlkv-{secrets.token_hex(8)}", name is not None, epoch_s, turn, 1, now_s
         )
         self._sessions[session.name] = session
-        while len(self._sessions) > self._max_sessions and self._paused:
-            self.end(next(iter(self._paused.values())), "evicted")
+        self._shrink()
         return session
 
     def use(self, session: Session, now_s: float) -> None:
         """A request of the session is being answered."""
         self._paused.pop(session.name, None)
-        self._forget_prefix(session)
+        self._hide(session)
         session.num_running += 1
         session.used_s = now_s
 
-    def pause(
-        self, session: Session, continued: tuple[bytes, frozenset[bytes]] | None, now_s: float
-    ) -> None:
+    def pause(self, session: Session, continuations: list[Continuation], now_s: float) -> None:
         """A request of the session is answered; what a next one begins with."""
         session.num_running -= 1
         session.used_s = now_s
@@ -112,13 +109,24 @@ class SessionBook:
             return
         self._paused[session.name] = session
         if session.is_named:
+            self._shrink()
             return
-        if continued is None:
+        if not continuations:
             # Nobody could find it.
             self.end(session, "unseen")
             return
-        session.prefix, session.marks = continued
-        self._by_prefix.setdefault(session.prefix, []).append(session)
+        session.continuations = continuations
+        for prefix, marks in continuations:
+            self._by_prefix.setdefault(prefix, []).append((session, marks))
+        self._shrink()
+
+    def restore(self, session: Session, now_s: float) -> None:
+        """A request of the session came to nothing: it may be made again."""
+        if session.paused_at_s is not None or session.num_running > 1:
+            self.pause(session, session.continuations, now_s)
+        else:
+            session.num_running -= 1
+            self.end(session, None)
 
     def end(self, session: Session, reason: str | None) -> None:
         """A session is over; without a reason nobody is told."""
@@ -126,7 +134,7 @@ class SessionBook:
             return
         del self._sessions[session.name]
         self._paused.pop(session.name, None)
-        self._forget_prefix(session)
+        self._hide(session)
         if reason is not None:
             self._on_end(session, reason)
 
@@ -143,23 +151,25 @@ class SessionBook:
         for name, session in self._sessions.items():
             assert session.name == name
             assert (session.num_running == 0) == (name in self._paused), name
-        by_prefix = {
-            session.name: prefix for prefix, found in self._by_prefix.items() for session in found
-        }
-        assert len(by_prefix) == self.num_prefixes
-        for name, prefix in by_prefix.items():
-            assert self._paused[name].prefix == prefix and not self._paused[name].is_named
+        for prefix, found in self._by_prefix.items():
+            for session, marks in found:
+                assert self._paused[session.name] is session and not session.is_named
+                assert (prefix, marks) in session.continuations
         assert all(self._by_prefix.values())
         assert all(self._sessions.get(name) is each for name, each in self._paused.items())
+
+    def _shrink(self) -> None:
+        while len(self._sessions) > self._max_sessions and self._paused:
+            self.end(next(iter(self._paused.values())), "evicted")
 
     def _is_known(self, session: Session) -> bool:
         return self._sessions.get(session.name) is session
 
-    def _forget_prefix(self, session: Session) -> None:
-        found = self._by_prefix.get(session.prefix)
-        if found is not None and session in found:
-            found.remove(session)
-            if not found:
-                del self._by_prefix[session.prefix]
-
-
+    def _hide(self, session: Session) -> None:
+        """It is not found by what was said any more."""
+        for prefix, _ in session.continuations:
+            found = [pair for pair in self._by_prefix.get(prefix, ()) if pair[0] is not session]
+            if found:
+                self._by_prefix[prefix] = found
+            else:
+                self._by_prefix.pop(prefix, None)
