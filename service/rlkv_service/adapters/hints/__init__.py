@@ -11,14 +11,24 @@ docs/hints.md says what each engine can express, what is lost, and what was test
 
 from collections.abc import Mapping
 
+from rlkv_service.adapters.hints.anthropic import anthropic
+from rlkv_service.adapters.hints.dynamo import dynamo
 from rlkv_service.adapters.hints.hints import Call, Hints, Mapper, OnReturn, with_fields
+from rlkv_service.adapters.hints.kv_hints import kv_hints
+from rlkv_service.adapters.hints.lmcache import lmcache
 from rlkv_service.adapters.hints.pause import Pause, Served, Verdict, verdict_at
 from rlkv_service.adapters.hints.sglang import sglang
+from rlkv_service.adapters.hints.trtllm import retention_config, trtllm_serve
 from rlkv_service.adapters.hints.vllm import plug_in, stock_offloading
 
 #: The mapping of each backend, by the name that users give it.
 BACKENDS: Mapping[str, Mapper] = {
+    "anthropic": anthropic,
+    "dynamo": dynamo,
+    "kv-hints": kv_hints,
+    "lmcache": lmcache,
     "sglang": sglang,
+    "trtllm": trtllm_serve,
     "vllm": plug_in,
     "vllm-offloading": stock_offloading,
 }
@@ -32,6 +42,7 @@ __all__ = [
     "Pause",
     "Served",
     "Verdict",
+    "retention_config",
     "verdict_at",
     "with_fields",
 ]

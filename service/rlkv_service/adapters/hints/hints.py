@@ -25,6 +25,7 @@ class Call:
     method: str
     path: str  #: below the address of ``server``
     body: Mapping[str, Any] | None = None  #: sent as JSON
+    headers: Mapping[str, str] = field(default_factory=dict)  #: beside those of any JSON body
     server: str = "engine"  #: "engine", or "lmcache": the coordinator of LMCache
     after_s: float = 0.0  #: since the engine's response is through
     on_return: OnReturn = OnReturn.SKIP
@@ -38,12 +39,20 @@ class Hints:
     fields: Mapping[str, Any] = field(default_factory=dict)
     #: Fields of ours that a client's own field rules out, by ours: the engine refuses the two.
     ruled_out_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: The same where it is a field of our name anywhere inside one of these.
+    ruled_out_within: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Of the same request; a header that the client sent is left as it is.
     headers: Mapping[str, str] = field(default_factory=dict)
     #: To make once the response is through, in this order.
     calls: tuple[Call, ...] = ()
     #: What of the verdict the engine has no words for, one sentence each.
     lost: tuple[str, ...] = ()
+
+    @property
+    def client_fields(self) -> set[str]:
+        """Names of the client's fields that ``with_fields`` must see; it ignores the others."""
+        ruling = (*self.ruled_out_by.values(), *self.ruled_out_within.values())
+        return {*self.fields, *(name for names in ruling for name in names)}
 
 
 Mapper = Callable[[Pause, Served], Hints]
@@ -63,8 +72,15 @@ def with_fields(body: Mapping[str, Any], hints: Hints) -> dict[str, Any]:
         name: value
         for name, value in hints.fields.items()
         if not any(body.get(other) is not None for other in hints.ruled_out_by.get(name, ()))
+        and not any(_has(body.get(other), name) for other in hints.ruled_out_within.get(name, ()))
     }
     return _merged(body, allowed)
+
+
+def _has(value: object, name: str) -> bool:
+    if isinstance(value, Mapping):
+        return value.get(name) is not None or any(_has(each, name) for each in value.values())
+    return isinstance(value, list) and any(_has(each, name) for each in value)
 
 
 def _merged(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,9 @@ class Pause:
     parent_session: str = ""  #: of a sub-agent
     prompt_tokens: int | None = None  #: of this turn
     context_tokens: int | None = None  #: when the pause begins: the prompt and what was generated
-    #: Of the context; LMCache knows KV by its tokens alone.
+    #: At the start of the context, that other sessions have too; None: nobody knows.
+    shared_tokens: int | None = None
+    #: Of the context; LMCache's calls know KV by its tokens alone.
     token_ids: Sequence[int] = ()
     ends: bool = False  #: the session does not come back
 
@@ -57,3 +59,6 @@ class Served:
     world_size: int = 1  #: ranks that hold the KV of one token, LMCache's word
     instance_id: str = ""  #: LMCache's name of the node
     cache_salt: str = ""
+    #: Whether LMCache's pins are used: they have no end of their own, so whoever makes the calls
+    #: must live to make the last one.
+    pins: bool = False

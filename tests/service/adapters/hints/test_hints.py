@@ -13,12 +13,12 @@ from rlkv_service.adapters.hints import (
     Hints,
     Pause,
     Served,
-    Verdict,
     verdict_at,
     with_fields,
 )
 from rlkv_service.columns import VerdictRows
 from rlkv_service.schema import Reason, Verb
+from tests.service.adapters.hints.made_pauses import pauses
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(0, 9) | st.text(max_size=3),
@@ -68,31 +68,23 @@ def test_fields_that_the_engine_refuses_together_are_not_added() -> None:
     assert with_fields({"session_params": None}, hints)["session_id"] == "a"
 
 
-@st.composite
-def pauses(draw: st.DrawFn) -> Pause:
-    seconds = st.floats(0, 1e12) | st.just(float("inf"))
-    verdict = Verdict(
-        verb=draw(st.sampled_from(Verb)),
-        lease_s=draw(seconds),
-        soft_priority=draw(st.integers(0, 100)),
-        expected_return_p50_s=draw(seconds | st.just(float("nan"))),
-        expected_return_p90_s=draw(seconds | st.just(float("nan"))),
-    )
-    prompt_tokens = draw(st.none() | st.integers(1, 200_000))
-    generated = draw(st.none() | st.integers(0, 5000))
-    return Pause(
-        session=draw(st.text(min_size=1, max_size=20)),
-        verdict=draw(st.none() | st.just(verdict)),
-        turn=draw(st.none() | st.integers(0, 2**31 - 1)),
-        tool=draw(st.text(max_size=20)),
-        parent_session=draw(st.text(max_size=5)),
-        prompt_tokens=prompt_tokens,
-        context_tokens=(
-            None if prompt_tokens is None or generated is None else prompt_tokens + generated
-        ),
-        token_ids=draw(st.lists(st.integers(0, 100_000), max_size=4)),
-        ends=draw(st.booleans()),
-    )
+def test_a_field_of_our_name_inside_the_clients_own_rules_ours_out() -> None:
+    hints = Hints(fields={"mark": 1}, ruled_out_within={"mark": ("messages",)})
+    assert hints.client_fields == {"mark", "messages"}
+    marked: dict[str, Any] = {"messages": [{"content": [{"text": "a", "mark": {}}]}]}
+    assert with_fields(marked, hints) == marked
+    unmarked: dict[str, Any] = {"messages": [{"content": [{"text": "mark", "mark": None}]}]}
+    assert with_fields(unmarked, hints) == unmarked | {"mark": 1}
+    assert with_fields({"elsewhere": marked}, hints)["mark"] == 1
+
+
+@given(OBJECTS, OBJECTS)
+def test_fields_that_nobody_asks_for_change_nothing(
+    theirs: dict[str, Any], ours: dict[str, Any]
+) -> None:
+    hints = Hints(fields=ours, ruled_out_by={"a": ("b",)}, ruled_out_within={"b": ("c",)})
+    seen = {name: value for name, value in theirs.items() if name in hints.client_fields}
+    assert with_fields(theirs, hints) == theirs | with_fields(seen, hints)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -107,5 +99,5 @@ def test_every_mapping_says_what_json_and_http_can_carry(backend: str, pause: Pa
         assert call.method in ("POST", "PUT", "DELETE") and call.path.startswith("/")
         assert 0.0 <= call.after_s < float("inf")
     if pause.verdict is None and not pause.ends:
-        assert not hints.lost and not hints.calls
+        assert not hints.calls
     assert all(sentence.endswith(".") for sentence in hints.lost)
