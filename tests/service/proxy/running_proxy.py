@@ -19,7 +19,7 @@ from rlkv_service.proxy.options import ProxyOptions
 from rlkv_service.web_server.running import WebServer
 
 #: Nothing here takes so long, seconds; what does has failed.
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @dataclass
