@@ -122,7 +122,9 @@ def proxy_command(
         engine_id=engine_id,
         sends_verdicts=verdicts,
         token_file=token_file,
-        backend_key=read_key(backend_key_file) if backend_key_file else os.environ.get(BACKEND_KEY_VARIABLE),
+        backend_key=read_key(backend_key_file)
+        if backend_key_file
+        else os.environ.get(BACKEND_KEY_VARIABLE),
         lmcache=None if lmcache_url is None else BackendURL.parse(lmcache_url),
         machine={name: value for name, value in machine.items() if value is not None},
         max_body_bytes=max_body_bytes,

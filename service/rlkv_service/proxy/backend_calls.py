@@ -96,6 +96,7 @@ class BackendCalls:
         headers = [(b"content-type", b"application/json")] if body else []
         if self._authorization is not None and call.server == "engine":
             headers.append((b"authorization", self._authorization))
+        headers += [(name.lower().encode(), value.encode()) for name, value in call.headers.items()]
         url = upstream.url
         sent = request_headers(headers, url.authority.encode(), len(body) if body else None)
         head = request_head(call.method, (url.path + call.path).encode(), sent)

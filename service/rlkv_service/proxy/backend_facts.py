@@ -31,6 +31,8 @@ class Names:
     labels: str = ""  #: a series whose labels have block_size and num_gpu_blocks
 
 
+#: Hints for these go to a vLLM.
+VLLM_BACKENDS = ("vllm", "vllm-offloading", "kv-hints", "lmcache")
 #: Read in vLLM 0.32.0 (``v1/metrics/loggers.py``), SGLang (``srt/metrics/collector.py``),
 #: TensorRT-LLM (``tensorrt_llm/metrics/``, ``serve/openai_server.py``), and our own server.
 METRICS: Mapping[str, Names] = {
@@ -62,8 +64,8 @@ METRICS: Mapping[str, Names] = {
 
 
 def names_of(backend: str) -> Names | None:
-    """Of the backend that hints are for; ``vllm-offloading`` is vLLM."""
-    return METRICS.get(backend) or METRICS.get(backend.split("-", 1)[0])
+    """Of the backend that hints are for; what stands on vLLM has its metrics."""
+    return METRICS.get("vllm" if backend in VLLM_BACKENDS else backend)
 
 
 @dataclass(slots=True)

@@ -21,9 +21,11 @@ def with_hints(body: bytes, members: Mapping[str, msgspec.Raw], hints: Hints) ->
         members: the same, as raw values.
         hints: of a mapping.
     """
-    # What the mapping merges into: the client's values for the names that it speaks of.
-    spoken = {*hints.fields, *(other for names in hints.ruled_out_by.values() for other in names)}
-    theirs = {name: msgspec.json.decode(members[name]) for name in spoken if name in members}
+    theirs = {
+        name: msgspec.json.decode(members[name])
+        for name in hints.client_fields
+        if name in members and _matters(name, members[name], hints)
+    }
     merged = with_fields(theirs, hints)
     added = {name: value for name, value in merged.items() if name not in members}
     changed = {
@@ -37,3 +39,11 @@ def with_hints(body: bytes, members: Mapping[str, msgspec.Raw], hints: Hints) ->
     whole = body.rstrip()
     comma = b"," if members else b""
     return whole[:-1] + comma + msgspec.json.encode(added)[1:-1] + b"}"
+
+
+def _matters(name: str, raw: msgspec.Raw, hints: Hints) -> bool:
+    """Whether a client's field has to be read: a long one only for what may be in it."""
+    within = [ours for ours, names in hints.ruled_out_within.items() if name in names]
+    if not within or name in hints.fields:
+        return True
+    return any(f'"{ours}"'.encode() in bytes(raw) for ours in within)

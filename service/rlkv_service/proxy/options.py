@@ -9,7 +9,9 @@ from pathlib import Path
 
 from rlkv_engine.errors import InputError
 from rlkv_service.adapters.hints import BACKENDS, Mapper
+from rlkv_service.proxy.backend_facts import VLLM_BACKENDS
 from rlkv_service.proxy.backend_url import BackendURL
+from rlkv_service.proxy.requests import Kind
 from rlkv_service.redis_keys import DEFAULT_NAMESPACE
 from rlkv_service.redis_url import RedisURL
 from rlkv_service.web_server.listening import is_loopback
@@ -92,6 +94,19 @@ class ProxyOptions:
     def mapper(self) -> Mapper | None:
         """From a verdict to the backend's words; None: it has none."""
         return BACKENDS.get(self.backend)
+
+    @property
+    def is_vllm(self) -> bool:
+        """With the plug-in or without."""
+        return self.backend in VLLM_BACKENDS
+
+    def takes_fields(self, kind: Kind) -> bool:
+        """Whether the backend knows its own fields in requests of an API."""
+        if self.backend == "anthropic":
+            return kind is Kind.MESSAGES
+        if kind is Kind.RESPONSES:
+            return self.is_vllm
+        return kind in (Kind.CHAT, Kind.COMPLETIONS)
 
     @property
     def hints_verdicts(self) -> bool:

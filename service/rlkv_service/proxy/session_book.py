@@ -22,6 +22,7 @@ class Session:
     turn: int  #: the last one, counted from 0
     num_running: int = 0  #: requests that are being answered
     used_s: float = 0.0  #: when it was last, monotonic
+    model: str = ""
     #: Of the last answer.
     tool: str = HUMAN
     paused_at_s: float | None = None  #: monotonic; None: it has had no answer yet

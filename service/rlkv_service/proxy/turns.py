@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlkv_engine.errors import InputError
 from rlkv_service.adapters.hints import Hints, Pause, Served, Verdict
@@ -88,6 +88,7 @@ class Turns:
             session.turn = number
             self._figures.resumes.labels(by).inc()
             self._calls.returned(session.name)
+        session.model = asked.model or session.model
         turn = Turn(asked, session, number, num_body_bytes, now_s, epoch_s, pause)
         self._running.add(turn)
         return turn
@@ -106,7 +107,14 @@ class Turns:
             prompt_tokens=session.context_tokens or None,
             ends=asked.ends,
         )
-        return self._mapper(pause, Served(model=asked.model))
+        hints = self._mapper(pause, Served(model=asked.model))
+        if self._options.takes_fields(asked.kind):
+            return hints
+        headers = hints.headers
+        if self._options.is_vllm:
+            # Its Messages API knows no field for the session, and reads the header.
+            headers = {"x-session-id": session.name, **headers}
+        return replace(hints, fields={}, headers=headers)
 
     def answered(self, turn: Turn, answer: Answer | None) -> None:
         """The response is through; None: nobody could read it."""
@@ -234,13 +242,11 @@ class Turns:
             session.decided_turn = turn.number
             # A session that is back already needs nothing done; by its next turn it will be known.
             if session.num_running == 0 and self.book.find(session.name) is session:
-                self._call(session, turn, verdict, ends=False)
+                self._call(session, verdict, ends=False)
 
         self._sidecar.ask(rows, decided)
 
-    def _call(
-        self, session: Session, turn: Turn | None, verdict: Verdict | None, ends: bool
-    ) -> None:
+    def _call(self, session: Session, verdict: Verdict | None, ends: bool) -> None:
         if self._mapper is None:
             return
         pause = Pause(
@@ -252,15 +258,14 @@ class Turns:
             context_tokens=session.context_tokens,
             ends=ends,
         )
-        model = turn.asked.model if turn is not None else ""
-        self._calls.plan(session.name, self._mapper(pause, Served(model=model)).calls)
+        self._calls.plan(session.name, self._mapper(pause, Served(model=session.model)).calls)
 
     def _ended(self, session: Session, reason: str) -> None:
         self._figures.ended_sessions.labels(reason).inc()
         self._calls.returned(session.name)
         if reason == "unseen":
             return  # it may go on under another name
-        self._call(session, None, None, ends=True)
+        self._call(session, None, ends=True)
         if self._sidecar is not None:
             self._sidecar.report(
                 SessionEnd(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -279,8 +280,10 @@ def test_a_slow_client_slows_the_backend(backend: RawBackend, proxy: RunningProx
         pieces = response.iter_raw()
         read = len(next(pieces))
         # Sockets' buffers and the proxy's hold a part of it, however long nobody reads.
-        while not proxy.metrics()["backend_requests"]:
-            pass
+        (connection,) = proxy.proxy.upstream._busy
+        until_s = time.monotonic() + PATIENCE_S
+        while not connection._reading_paused:
+            assert time.monotonic() < until_s
         assert written < total
         read += sum(map(len, pieces))
     assert read == total
