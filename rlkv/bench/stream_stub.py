@@ -28,11 +28,12 @@ _CHUNK = (
     b'"finish_reason":%s}]}\n\n'
 )
 _DONE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+WHOLE_END = b'"total_tokens":10}}'
 _WHOLE = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1764000000,"model":"stub",'
     b'"choices":[{"index":0,"message":{"role":"assistant","content":" word"},'
     b'"finish_reason":"stop"}],'
-    b'"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}'
+    b'"usage":{"prompt_tokens":9,"completion_tokens":1,' + WHOLE_END
 )
 
 
@@ -47,19 +48,24 @@ class _Stream(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        """A piece of a request."""
         self._parser.feed_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody reads on."""
         if self._timer is not None:
             self._timer.cancel()
 
     def on_url(self, url: bytes) -> None:
+        """What is asked for."""
         self._streams = url == b"/v1/chat/completions"
 
     def on_message_complete(self) -> None:
+        """A request is here."""
         if not self._streams:
             head = (
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"

@@ -12,6 +12,7 @@ class AnswerParts:
 
     def __init__(self) -> None:
         self.answer = Answer()
+        self.is_over = False  #: whether an event was the last one
         self.texts: dict[int, list[str]] = {}
         self._calls: dict[int, dict[Any, list[str]]] = {}  # [id, name, arguments]
 

@@ -43,6 +43,8 @@ class AnswerReader:
         self._whole: list[bytes] = []
         self._num_bytes = 0
         self._is_readable = True
+        #: Whether a stream has said its last word; the end of its body may come later.
+        self.is_over = False
 
     def feed(self, piece: bytes) -> None:
         """More of the body."""
@@ -73,6 +75,7 @@ class AnswerReader:
 
     def _take(self, data: bytes) -> None:
         if data == b"[DONE]":
+            self.is_over = True
             return
         answer = self._parts.answer
         answer.num_pieces += 1
@@ -80,5 +83,6 @@ class AnswerReader:
             answer.first_piece_s = time.monotonic()
         try:
             self._parts.take(data)
+            self.is_over = self._parts.is_over
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             self._is_readable = False

@@ -8,7 +8,7 @@ text, up to a block of its end.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -32,8 +32,8 @@ class Conversation(Protocol):
     def prefixes(self) -> Iterator[tuple[bytes, int]]:
         """Digests of what it begins with, and the places where each ends; the longest first."""
 
-    def goes_on(self, place: int, mark: bytes) -> bool:
-        """Whether an answer with this mark stands at a place."""
+    def marks_at(self, place: int, lengths: Iterable[int]) -> Iterable[bytes]:
+        """Marks of the answer that stands at a place; text has one of each of these lengths."""
 
     def continued(self, answer: Answer) -> list[Continuation]:
         """How a request begins that goes on; empty: it cannot be known again."""
@@ -55,7 +55,6 @@ class Chat:
         read_answer: Callable[[bytes], Choice | None],
     ) -> None:
         self._messages, self._read_answer = messages, read_answer
-        self._marks: dict[int, frozenset[bytes]] = {}
         digest, self._digests = _hash(seed), list[bytes]()
         for message in messages:
             digest = _hash(digest + message)
@@ -71,13 +70,10 @@ class Chat:
         for place in range(len(self._messages) - 1, 0, -1):
             yield self._digests[place - 1], place
 
-    def goes_on(self, place: int, mark: bytes) -> bool:
-        """Whether the message at a place is the answer with this mark."""
-        marks = self._marks.get(place)
-        if marks is None:
-            said = self._read_answer(self._messages[place])
-            marks = self._marks[place] = frozenset(said.marks() if said is not None else ())
-        return mark in marks
+    def marks_at(self, place: int, lengths: Iterable[int]) -> Iterable[bytes]:
+        """Of the message there; none if it is no answer."""
+        said = self._read_answer(self._messages[place])
+        return () if said is None else said.marks()
 
     def continued(self, answer: Answer) -> list[Continuation]:
         """All messages, and an answer behind them."""
@@ -110,9 +106,10 @@ class Prompt:
         for place in range(len(digests) - 1, -1, -1):
             yield digests[place], place * _BLOCK_BYTES
 
-    def goes_on(self, place: int, mark: bytes) -> bool:
-        """Whether the rest of prompt and answer, less than a block, stands there."""
-        return self._text.startswith(mark, place)
+    def marks_at(self, place: int, lengths: Iterable[int]) -> Iterable[bytes]:
+        """What would be the rest of prompt and answer, less than a block."""
+        left = len(self._text) - place
+        return (self._text[place : place + length] for length in lengths if length <= left)
 
     def continued(self, answer: Answer) -> list[Continuation]:
         """Prompt and answer as one text; with several answers nobody knows which."""
@@ -147,11 +144,11 @@ class Responses:
         elif self._items is not None:
             yield from self._items.prefixes()
 
-    def goes_on(self, place: int, mark: bytes) -> bool:
+    def marks_at(self, place: int, lengths: Iterable[int]) -> Iterable[bytes]:
         """Whoever knows an answer's id goes on with it."""
         if place == _BY_ID:
-            return mark == b""
-        return self._items is not None and self._items.goes_on(place, mark)
+            return (b"",)
+        return () if self._items is None else self._items.marks_at(place, lengths)
 
     def continued(self, answer: Answer) -> list[Continuation]:
         """By the answer's id, or by all that was said."""

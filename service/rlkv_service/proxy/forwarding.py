@@ -133,6 +133,10 @@ class _Exchange:
             # Behind the piece, not before it.
             if reader is not None:
                 reader.feed(piece)
+                if reader.is_over:
+                    # The client may go on before the body ends.
+                    self._after(status, reader)
+                    reader = None
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         self._after(status, reader)
         return "answered"

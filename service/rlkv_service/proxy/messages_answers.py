@@ -73,7 +73,7 @@ class MessagesParts(AnswerParts):
                 self._add(usage)
         if event.type in ("message_stop", "message"):
             self.texts.setdefault(0, [])
-            self.answer.is_whole = True
+            self.answer.is_whole = self.is_over = True
 
     def choice(self, index: int) -> Choice:
         """The answer."""

@@ -57,6 +57,7 @@ class ResponsesParts(AnswerParts):
             "response.completed", "response.incomplete",
         ):  # fmt: skip
             self._take_whole(event.response)
+            self.is_over = True
 
     def _take_whole(self, response: _Response) -> None:
         self.texts.setdefault(0, [])

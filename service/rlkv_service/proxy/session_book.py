@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rlkv_service.adapters.hints import Verdict
 from rlkv_service.proxy.answers import HUMAN
 from rlkv_service.proxy.conversations import Continuation, Conversation
+
+
+class _Behind:
+    """Sessions that wait behind one beginning, by the marks of their answers."""
+
+    def __init__(self) -> None:
+        self.by_mark: dict[bytes, dict[Session, None]] = {}  # the longest waiting first
+        self.lengths: Counter[int] = Counter()  # of marks
+
+    def add(self, session: Session, marks: frozenset[bytes]) -> None:
+        for mark in marks:
+            self.by_mark.setdefault(mark, {})[session] = None
+            self.lengths[len(mark)] += 1
+
+    def remove(self, session: Session, marks: frozenset[bytes]) -> None:
+        for mark in marks:
+            sessions = self.by_mark.get(mark, {})
+            if session not in sessions:
+                continue
+            del sessions[session]
+            if not sessions:
+                del self.by_mark[mark]
+            self.lengths[len(mark)] -= 1
+            if not self.lengths[len(mark)]:
+                del self.lengths[len(mark)]
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +81,7 @@ class SessionBook:
         self._max_sessions, self._on_end = max_sessions, on_end
         self._sessions: dict[str, Session] = {}
         self._paused: OrderedDict[str, Session] = OrderedDict()  # the longest paused first
-        self._by_prefix: dict[bytes, list[tuple[Session, frozenset[bytes]]]] = {}
+        self._by_prefix: dict[bytes, _Behind] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -69,7 +94,7 @@ class SessionBook:
     @property
     def num_prefixes(self) -> int:
         """Beginnings by which sessions are found."""
-        return sum(len(found) for found in self._by_prefix.values())
+        return len(self._by_prefix)
 
     def find(self, name: str) -> Session | None:
         """The session of that name."""
@@ -81,9 +106,12 @@ class SessionBook:
         Of several that cannot be told apart it is the one that has waited longest.
         """
         for prefix, place in conversation.prefixes():
-            for session, marks in self._by_prefix.get(prefix, ()):
-                if any(conversation.goes_on(place, mark) for mark in marks):
-                    return session
+            behind = self._by_prefix.get(prefix)
+            if behind is None:
+                continue
+            for mark in conversation.marks_at(place, behind.lengths):
+                if (sessions := behind.by_mark.get(mark)) is not None:
+                    return next(iter(sessions))
         return None
 
     def add(self, name: str | None, turn: int, now_s: float, epoch_s: float) -> Session:
@@ -118,7 +146,7 @@ class SessionBook:
             return
         session.continuations = continuations
         for prefix, marks in continuations:
-            self._by_prefix.setdefault(prefix, []).append((session, marks))
+            self._by_prefix.setdefault(prefix, _Behind()).add(session, marks)
         self._shrink()
 
     def restore(self, session: Session, now_s: float) -> None:
@@ -152,11 +180,15 @@ class SessionBook:
         for name, session in self._sessions.items():
             assert session.name == name
             assert (session.num_running == 0) == (name in self._paused), name
-        for prefix, found in self._by_prefix.items():
-            for session, marks in found:
-                assert self._paused[session.name] is session and not session.is_named
-                assert (prefix, marks) in session.continuations
-        assert all(self._by_prefix.values())
+        for prefix, behind in self._by_prefix.items():
+            assert behind.by_mark
+            lengths: Counter[int] = Counter()
+            for mark, sessions in behind.by_mark.items():
+                lengths[len(mark)] += len(sessions)
+                for session in sessions:
+                    assert self._paused[session.name] is session and not session.is_named
+                    assert any(prefix == p and mark in m for p, m in session.continuations)
+            assert lengths == behind.lengths
         assert all(self._sessions.get(name) is each for name, each in self._paused.items())
 
     def _shrink(self) -> None:
@@ -168,9 +200,9 @@ class SessionBook:
 
     def _hide(self, session: Session) -> None:
         """It is not found by what was said any more."""
-        for prefix, _ in session.continuations:
-            found = [pair for pair in self._by_prefix.get(prefix, ()) if pair[0] is not session]
-            if found:
-                self._by_prefix[prefix] = found
-            else:
-                self._by_prefix.pop(prefix, None)
+        for prefix, marks in session.continuations:
+            behind = self._by_prefix.get(prefix)
+            if behind is not None:
+                behind.remove(session, marks)
+                if not behind.by_mark:
+                    del self._by_prefix[prefix]

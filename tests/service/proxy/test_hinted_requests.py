@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -13,8 +14,15 @@ from hypothesis import strategies as st
 
 from rlkv_service.adapters.hints import Hints, with_fields
 from rlkv_service.proxy.body_edit import with_hints
-from tests.service.proxy.raw_backend import RawBackend, RawRequest, whole
-from tests.service.proxy.running_proxy import RunningProxy, running_proxy
+from tests.service.proxy.raw_backend import (
+    LAST_CHUNK,
+    STREAM_HEAD,
+    RawBackend,
+    RawRequest,
+    chunk,
+    whole,
+)
+from tests.service.proxy.running_proxy import PATIENCE_S, RunningProxy, running_proxy
 
 CHAT = "/v1/chat/completions"
 ANSWER = {
@@ -75,7 +83,7 @@ def test_vllm_is_told_of_session_turn_tool_and_end(chatting: RawBackend) -> None
 
 def test_what_the_client_says_itself_stays(chatting: RawBackend) -> None:
     with running_proxy(chatting.url, backend="vllm") as proxy:
-        own = {"rlkv": {"turn": 7, "verb": "swap"}, "other": 1}
+        own: dict[str, Any] = {"rlkv": {"turn": 7, "verb": "swap"}, "other": 1}
         body = {"model": "m", "messages": [HI], "session_id": "mine", "kv_transfer_params": own}
         ask(proxy, body)
         sent = json.loads(chatting.taken().body)
@@ -86,11 +94,12 @@ def test_what_the_client_says_itself_stays(chatting: RawBackend) -> None:
 
 @pytest.mark.parametrize("by", ["field", "header", "params"])
 def test_clients_name_their_sessions(chatting: RawBackend, by: str) -> None:
-    more, headers = {
+    by_way: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         "field": ({"session_id": "mine"}, {}),
         "header": ({}, {"x_session_id": "mine"}),
         "params": ({"kv_transfer_params": {"rlkv": {"session": "mine"}}}, {}),
-    }[by]
+    }
+    more, headers = by_way[by]
     with running_proxy(chatting.url, backend="vllm") as proxy:
         for turn in range(2):
             response = ask(proxy, {"model": "m", "messages": [HI], **more}, **headers)
@@ -202,3 +211,25 @@ def test_bodies_have_what_is_added_and_all_that_was_there(
     assert json.loads(edited) == with_fields(theirs, hints)
     if not theirs.keys() & ours.keys():
         assert edited.startswith(body.rstrip()[:-1])
+
+
+def test_an_answer_is_known_before_its_body_ends(backend: RawBackend) -> None:
+    body_may_end = threading.Semaphore(0)
+    last = {"choices": [{"index": 0, "delta": {"content": "Hello."}, "finish_reason": "stop"}]}
+
+    def answer(request: RawRequest) -> Any:
+        yield STREAM_HEAD + chunk(f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode())
+        assert body_may_end.acquire(timeout=PATIENCE_S)
+        yield LAST_CHUNK
+
+    backend.answer = answer
+    with running_proxy(backend.url, backend="vllm") as proxy, httpx.Client() as client:
+        asked = {"model": "m", "messages": [HI], "stream": True}
+        with client.stream("POST", proxy.url + CHAT, json=asked) as first:
+            pieces = first.iter_raw()
+            while b"[DONE]" not in next(pieces):
+                pass
+            asked["messages"] = on(HI)
+            with httpx.stream("POST", proxy.url + CHAT, json=asked) as second:
+                assert second.headers["x-rlkv-session"] == first.headers["x-rlkv-session"]
+                body_may_end.release(2)

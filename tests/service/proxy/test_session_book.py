@@ -134,7 +134,8 @@ def test_what_else_has_to_be_the_same() -> None:
     book = Book()
     first = [user("hi")]
     then = [*first, assistant(said("Hello.")), user("on")]
-    for options in ({}, {"model": "other"}):
+    several: tuple[dict[str, Any], ...] = ({}, {"model": "other"})
+    for options in several:
         book.turn(conversation(first, **options), said("Hello."))
     assert len(book.book) == 2
     messages = Kind.MESSAGES
