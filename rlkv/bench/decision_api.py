@@ -81,7 +81,7 @@ def _requests() -> Iterator[tuple[str, bytes]]:
         rows = [asked[i % 2] | {"session": f"session-{i}", "rank": i} for i in range(num)]
         body = msgspec.json.encode(OFFER | {"rows": rows})
         yield f"http_{num}", _post(body, "application/json")
-        engine_id, columns = read_decisions(body)
+        engine_id, columns, _ = read_decisions(body)
         message = encode(request_of(columns, engine_id, 1))
         yield f"http_columns_{num}", _post(message, "application/msgpack")
 

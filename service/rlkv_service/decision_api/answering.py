@@ -91,9 +91,9 @@ class Answering:
     async def _decide(self, request: Request) -> Response:
         kind = _content_type(request)
         if kind == JSON:
-            engine_id, rows = read_decisions(await request.body())
+            engine_id, rows, hints = read_decisions(await request.body())
             verdicts = self._service.decide(engine_id, rows)
-            return Response(write_verdicts(rows, verdicts), media_type=JSON)
+            return Response(write_verdicts(rows, verdicts, hints), media_type=JSON)
         if kind != MSGPACK:
             raise _wrong_type(kind, f"{JSON} or {MSGPACK}")
         return Response(self._decide_columns(await request.body()), media_type=MSGPACK)

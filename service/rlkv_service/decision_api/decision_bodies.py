@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 from rlkv_engine.facts import FACTS, NUM_FACTS, POINT
 from rlkv_service.columns import DecisionRows, VerdictRows, first_impossible
 from rlkv_service.decision_api.fact_fields import MACHINE, MEMORY, QUESTION, fields_of
+from rlkv_service.decision_api.hint_bodies import (
+    HintsAsked,
+    HintsTold,
+    check_hints,
+    hints_of,
+)
 from rlkv_service.decision_api.json_bodies import Turn, Version, decode_json
 from rlkv_service.decision_api.problems import Problem
 from rlkv_service.schema import LOCAL_REASONS, MAX_ROWS, SCHEMA_VERSION, Name, Point, Reason, Verb
@@ -64,6 +70,7 @@ class DecisionsBody(msgspec.Struct):
     rows: Annotated[list[Row], Meta(min_length=1, max_length=MAX_ROWS)]  # type: ignore[valid-type]
     v: Version = SCHEMA_VERSION
     profile_id: Name = ""
+    hints: HintsAsked | None = None
 
 
 class VerdictRow(msgspec.Struct):
@@ -89,6 +96,8 @@ class VerdictRow(msgspec.Struct):
     ]
     rule_verb: Literal["PRESERVE", "SWAP", "DISCARD"] | None
     policy_verb: Literal["PRESERVE", "SWAP", "DISCARD"] | None
+    #: Only there where they are asked for.
+    hints: HintsTold | msgspec.UnsetType = msgspec.UNSET
 
 
 class VerdictsBody(msgspec.Struct):
@@ -103,13 +112,14 @@ _decoder = msgspec.json.Decoder(DecisionsBody)
 _encoder = msgspec.json.Encoder()
 
 
-def read_decisions(body: bytes) -> tuple[str, DecisionRows]:
-    """The engine and its rows.
+def read_decisions(body: bytes) -> tuple[str, DecisionRows, HintsAsked | None]:
+    """The engine, its rows, and in whose words the verdicts are asked for.
 
     Raises:
         Problem: the body cannot be read, or says what cannot be; it names the field.
     """
     asked = decode_json(_decoder, body)
+    check_hints(asked.hints, len(asked.rows))
     rows: list[Any] = asked.rows
     told = [msgspec.structs.astuple(row) for row in rows]
     facts = np.empty((len(rows), NUM_FACTS))
@@ -122,13 +132,18 @@ def read_decisions(body: bytes) -> tuple[str, DecisionRows]:
     if impossible is not None:
         raise _impossible(facts, *impossible)
     turns = np.array([row.turn for row in rows], np.int64)
-    return asked.engine_id, DecisionRows(
-        [row.session for row in rows], turns, [row.tool for row in rows], facts
+    named = [row.session for row in rows]
+    return (
+        asked.engine_id,
+        DecisionRows(named, turns, [row.tool for row in rows], facts),
+        asked.hints,
     )
 
 
-def write_verdicts(rows: DecisionRows, verdicts: VerdictRows) -> bytes:
-    """The JSON that answers."""
+def write_verdicts(
+    rows: DecisionRows, verdicts: VerdictRows, asked: HintsAsked | None = None
+) -> bytes:
+    """The JSON that answers, in the words that are asked for as well."""
     num = len(rows)
     columns = (
         rows.sessions,
@@ -145,6 +160,9 @@ def write_verdicts(rows: DecisionRows, verdicts: VerdictRows) -> bytes:
         _names(verdicts.policy_verb, num),
     )
     told = [VerdictRow(*row) for row in zip(*columns, strict=True)]
+    if asked is not None:
+        for row, hints in zip(told, hints_of(asked, rows, verdicts), strict=True):
+            row.hints = hints
     return _encoder.encode(VerdictsBody(verdicts.policy_version, told))
 
 

@@ -29,6 +29,9 @@ CALL: dict[str, Any] = {
     ],
 }  # fmt: skip
 
+#: The same, answered in the words of SGLang as well.
+HINTED: dict[str, Any] = {**CALL, "hints": {"backend": "sglang"}}
+
 #: A session is back from its tool and lacks memory: whose blocks may it take?
 OFFER: dict[str, Any] = {
     "v": 1,

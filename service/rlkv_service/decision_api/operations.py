@@ -86,7 +86,8 @@ _STATUS = {
 DECIDE: dict[str, Any] = {
     "summary": "Verdicts for one or many rows",
     "description": "A body of MessagePack is a DecisionRequest in columns, and is answered with"
-    " Verdicts: of many rows it is the fast way.",
+    " Verdicts: of many rows it is the fast way. `hints` asks for each verdict in the words of a"
+    " serving engine as well: fields, headers and calls for whoever stands before it.",
     "responses": _responses(
         "The verdicts, in the order of the rows",
         {"application/json": _ref(VerdictsBody), "application/msgpack": _COLUMNS},
@@ -95,7 +96,7 @@ DECIDE: dict[str, Any] = {
     "openapi_extra": _body(
         {
             "application/json": _ref(DecisionsBody)
-            | _examples(call=examples.CALL, offer=examples.OFFER),
+            | _examples(call=examples.CALL, hinted=examples.HINTED, offer=examples.OFFER),
             "application/msgpack": _COLUMNS,
         }
     ),

@@ -32,7 +32,7 @@ def test_json_and_columns_get_the_verdicts_of_the_service(api: Api) -> None:
     feed = traffic(1)
     for _ in range(5):
         body = next(feed)[0]
-        engine_id, rows = read_decisions(json.dumps(body).encode())
+        engine_id, rows, _ = read_decisions(json.dumps(body).encode())
         expected = api.service.decide(engine_id, rows)
 
         told = api.post("/v1/decisions", body).json()
@@ -67,25 +67,25 @@ def test_every_fact_has_its_place() -> None:
             group.pop(fact.name, None)
             # Where it does not belong it is a name that nobody knows.
             group[fact.name] = 0.5
-        _, rows = read_decisions(json.dumps(body).encode())
+        _, rows, _ = read_decisions(json.dumps(body).encode())
         assert rows.facts[0, i] == 0.5, fact.name
     assert (rows.facts[0] == 0.5).sum() == len(FACTS) - 1
 
 
 def test_what_is_left_out_or_null_is_unknown(api: Api) -> None:
     body = copy.deepcopy(CALL)
-    _, rows = read_decisions(json.dumps(body).encode())
+    _, rows, _ = read_decisions(json.dumps(body).encode())
     body["rows"][0] |= {"remaining_s": None, "life_s": None, "note": {"of": ["mine"]}}
     body["machine"] |= {"mean_pause_s": None, "color": "blue"}
     body["comment"] = "unknown fields are ignored"
-    _, same = read_decisions(json.dumps(body).encode())
+    _, same, _ = read_decisions(json.dumps(body).encode())
     np.testing.assert_array_equal(rows.facts, same.facts)
     assert np.isnan(rows.facts).any()
     assert api.post("/v1/decisions", body).status_code == 200
 
 
 def test_what_json_has_no_number_for_is_null(api: Api) -> None:
-    engine_id, rows = read_decisions(json.dumps(CALL).encode())
+    engine_id, rows, _ = read_decisions(json.dumps(CALL).encode())
     verdicts = api.service.decide(engine_id, rows)
     verdicts.lease_s[:] = np.inf
     told = json.loads(write_verdicts(rows, replace(verdicts, rule_verb=np.zeros(0, np.int8))))

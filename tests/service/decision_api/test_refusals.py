@@ -137,7 +137,7 @@ def post_columns(api: Api, content: bytes) -> Any:
 
 
 def test_columns_that_are_wrong(api: Api) -> None:
-    engine_id, rows = read_decisions(json.dumps(CALL).encode())
+    engine_id, rows, _ = read_decisions(json.dumps(CALL).encode())
     message = request_of(rows, engine_id, 1)
     message.facts["free_blocks"] = message.facts["free_blocks"][:-1]
     told = problem_of(post_columns(api, encode(message)), 422, "field")

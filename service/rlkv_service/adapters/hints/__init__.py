@@ -18,7 +18,7 @@ from rlkv_service.adapters.hints.kv_hints import kv_hints
 from rlkv_service.adapters.hints.lmcache import lmcache
 from rlkv_service.adapters.hints.pause import Pause, Served, Verdict, verdict_at
 from rlkv_service.adapters.hints.sglang import sglang
-from rlkv_service.adapters.hints.trtllm import retention_config, trtllm_serve
+from rlkv_service.adapters.hints.trtllm import trtllm
 from rlkv_service.adapters.hints.vllm import plug_in, stock_offloading
 
 #: The mapping of each backend, by the name that users give it.
@@ -28,7 +28,7 @@ BACKENDS: Mapping[str, Mapper] = {
     "kv-hints": kv_hints,
     "lmcache": lmcache,
     "sglang": sglang,
-    "trtllm": trtllm_serve,
+    "trtllm": trtllm,
     "vllm": plug_in,
     "vllm-offloading": stock_offloading,
 }
@@ -42,7 +42,6 @@ __all__ = [
     "Pause",
     "Served",
     "Verdict",
-    "retention_config",
     "verdict_at",
     "with_fields",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from rlkv_service.adapters.hints.pause import Pause, Served
 
@@ -26,7 +26,7 @@ class Call:
     path: str  #: below the address of ``server``
     body: Mapping[str, Any] | None = None  #: sent as JSON
     headers: Mapping[str, str] = field(default_factory=dict)  #: beside those of any JSON body
-    server: str = "engine"  #: "engine", or "lmcache": the coordinator of LMCache
+    server: Literal["engine", "lmcache"] = "engine"  #: or the coordinator of LMCache
     after_s: float = 0.0  #: since the engine's response is through
     on_return: OnReturn = OnReturn.SKIP
 
@@ -43,6 +43,8 @@ class Hints:
     ruled_out_within: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Of the same request; a header that the client sent is left as it is.
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: Of the engine's own call in Python, for programs that run the engine themselves.
+    in_process: Mapping[str, Any] = field(default_factory=dict)
     #: To make once the response is through, in this order.
     calls: tuple[Call, ...] = ()
     #: What of the verdict the engine has no words for, one sentence each.

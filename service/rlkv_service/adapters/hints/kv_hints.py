@@ -53,4 +53,5 @@ def kv_hints(pause: Pause, _: Served) -> Hints:
         "message_id": message_id,
         "actions": [action],
     }
-    return Hints(fields={"kv_hints": envelope}, lost=lost)
+    said = {"kv_hints": envelope}
+    return Hints(fields=said, in_process=said, lost=lost)

@@ -55,18 +55,18 @@ def retention_config(pause: Pause) -> dict[str, Any] | None:
     }
 
 
-def trtllm_serve(pause: Pause, _: Served) -> Hints:
-    """``trtllm-serve`` has no field for retention: the conversation is named, the verdict is lost.
+def trtllm(pause: Pause, _: Served) -> Hints:
+    """In process the argument of ``generate_async``; over HTTP the conversation's name alone.
 
-    The name keeps a conversation on one server where the router is told to. A field that its
-    protocol does not know would be answered with an error, so none is added.
+    The name keeps a conversation on one server where the router is told to. ``trtllm-serve`` has no
+    field for retention, and answers a field that it does not know with an error.
     """
+    config = retention_config(pause)
     lost: tuple[str, ...] = ()
-    if pause.verdict is not None:
-        lost = (
-            f"{pause.verdict.verb.name}: trtllm-serve takes no retention over HTTP; in process it"
-            " is KvCacheRetentionConfig.",
-        )
-    elif pause.ends:
-        lost = ("The end of a session: trtllm-serve cannot be told.",)
-    return Hints(headers=header("x-session-id", pause.session), lost=lost)
+    if config is not None:
+        lost = ("Over HTTP everything: trtllm-serve takes no retention.",)
+    return Hints(
+        headers=header("x-session-id", pause.session),
+        in_process={} if config is None else {"kv_cache_retention_config": config},
+        lost=lost,
+    )

@@ -31,7 +31,7 @@ def plug_in(pause: Pause, _: Served) -> Hints:
         said["ends"] = True
     elif pause.verdict is not None:
         said["verb"] = pause.verdict.verb.name.lower()
-        if isfinite(pause.verdict.lease_s):
+        if pause.verdict.verb is Verb.PRESERVE and isfinite(pause.verdict.lease_s):
             said["lease_s"] = pause.verdict.lease_s
     return Hints(fields={"session_id": pause.session, "kv_transfer_params": {"rlkv": said}})
 

@@ -13,7 +13,6 @@ from rlkv_service.adapters.hints import (
     OnReturn,
     Pause,
     Served,
-    retention_config,
 )
 from rlkv_service.schema import Verb
 from tests.service.adapters.hints.made_pauses import pause_of
@@ -68,6 +67,10 @@ def test_sglang(soft: int, priority: int) -> None:
     assert hints_of("sglang", NAMED).fields == {"session_id": "chat-17"}
 
 
+def retention_config(pause: Pause) -> Any:
+    return hints_of("trtllm", pause).in_process.get("kv_cache_retention_config")
+
+
 def test_tensorrt_llm_in_process() -> None:
     preserved = retention_config(pause_of(Verb.PRESERVE, priority=100, lease_s=2.5))
     assert preserved == {
@@ -79,11 +82,10 @@ def test_tensorrt_llm_in_process() -> None:
     }
     least = retention_config(pause_of(Verb.PRESERVE, priority=0))
     # Above every block that nobody speaks of, and without an end.
-    assert least is not None
     assert (least["decode_retention_priority"], least["decode_duration_ms"]) == (36, None)
     for pause in (pause_of(Verb.DISCARD, shared_tokens=640), ENDED):
         discarded = retention_config(pause)
-        assert discarded is not None and discarded["decode_retention_priority"] == 0
+        assert discarded["decode_retention_priority"] == 0
         (prompt,) = discarded["token_range_retention_configs"]
         assert prompt["priority"] == 0 and prompt["token_start"] == (pause.shared_tokens or 0)
     assert retention_config(pause_of(Verb.SWAP)) is retention_config(NAMED) is None
@@ -92,7 +94,7 @@ def test_tensorrt_llm_in_process() -> None:
 def test_tensorrt_llm_over_http() -> None:
     hints = hints_of("trtllm", pause_of(Verb.PRESERVE))
     assert (hints.fields, hints.headers) == ({}, {"x-session-id": "chat-17"})
-    assert "KvCacheRetentionConfig" in hints.lost[0]
+    assert hints.lost and not hints_of("trtllm", pause_of(Verb.SWAP)).lost
     assert hints_of("trtllm", Pause(session="Bücher")).headers == {}
 
 
