@@ -80,6 +80,12 @@ def _sidecar(size: Size) -> dict[str, Any]:
     return sidecar(size)
 
 
+def _proxy(size: Size) -> dict[str, Any]:
+    from rlkv.bench.proxy import proxy
+
+    return proxy(size)
+
+
 def _answer_age(size: Size) -> dict[str, Any]:
     from rlkv.bench.answer_age import answer_age
 
@@ -98,6 +104,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "resume": _resume,
     "sidecar": _sidecar,
     "decision-api": _decision_api,
+    "proxy": _proxy,
     "answer-age": _answer_age,
 }
 
@@ -122,6 +129,7 @@ AIMS: dict[str, tuple[str, float]] = {
     "decisions_per_s_128": (">=", 1e6),
     "ask_us": ("<=", 20.0),
     "pace_dead_over_none": (">=", 0.99),
+    "added_p50_ms_64": ("<=", 1.0),
     "iteration_slowed_ratio": ("<=", 1.05),
     "gather_over_copy": (">=", 0.9),
     "scatter_over_copy": (">=", 0.9),

@@ -56,6 +56,8 @@ class Size:
     fidelity_sessions: int = 60  #: of each trace
     fidelity_seeds: int = 4
     http_requests: int = 3000
+    proxy_streams: Sequence[int] = (1, 64, 256)  #: at a time
+    proxy_chunks: int = 50  #: of a stream
     resume_contexts: Sequence[int] = (64, 256, 1024, 4096, 16384)  #: those that the model takes
     sidecar_requests: int = 2000  #: of each kind
     pace_rounds: int = 40  #: in each of which every way of asking has its iterations

@@ -14,6 +14,7 @@ from rlkv.cli import (
     log,
     pauses,
     profiles,
+    proxy,
     report,
     serve,
     suite,
@@ -30,7 +31,7 @@ from rlkv_engine.errors import InputError
 #: what is slow to import (torch, numba, matplotlib) inside its commands only.
 COMMANDS = (
     train, eval_cli, explain, suite, bundle, profiles, workloads, trace, pauses, log, report,
-    validate, calibrate, engine, serve, token, bench,
+    validate, calibrate, engine, serve, proxy, token, bench,
 )  # fmt: skip
 
 

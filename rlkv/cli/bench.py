@@ -27,7 +27,7 @@ def bench_command(
         str,
         typer.Argument(
             help="sim, env, train, inference, engine, fidelity, swap, resume, sidecar,"
-            " decision-api, answer-age, all of these (all), or gpu."
+            " decision-api, proxy, answer-age, all of these (all), or gpu."
         ),
     ],
     model: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlkv.cli.engine_demo import demo_command
+from rlkv.cli.key_file import read_key
 from rlkv.cli.model_options import Device, Dtype, Model, Threads
 from rlkv_engine.errors import InputError
 from rlkv_service.web_server.listening import is_loopback, listen, url_of
@@ -127,10 +128,4 @@ def _read_key(key: str | None, file: Path | None) -> str | None:
         raise InputError("--api-key and --api-key-file exclude each other")
     if file is None:
         return os.environ.get(KEY_VARIABLE) if key is None else key
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", path=file) from error
-    if not lines or not lines[0].strip():
-        raise InputError("its first line is empty: no key", path=file)
-    return lines[0].strip()
+    return read_key(file)

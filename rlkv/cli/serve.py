@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextlib import ExitStack
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlkv.cli.address import read_address
 from rlkv.cli.server_place import DEFAULT_DATA_DIR, REDIS_VARIABLE, check_one_place, is_said
+from rlkv.cli.service_log import log_to_stderr
 from rlkv_engine.errors import InputError
 from rlkv_service.decision_api.options import (
     DEFAULT_MAX_BODY_BYTES,
@@ -104,7 +105,7 @@ def serve_command(
         url = None if redis is None else RedisURL.parse(redis)
         options = SidecarOptions(bundle, namespace, shadow, min_confidence, log_bytes)
         with ExitStack() as stack:
-            _log_to_stderr(stack)
+            log_to_stderr(stack)
             api = None if http is None else _listen(http, api_options, stack)
 
             def on_ready(sidecar: Sidecar) -> None:
@@ -121,14 +122,6 @@ def serve_command(
         raise InputError(f"serving needs {error.name}: pip install 'rlkv[sidecar]'") from error
 
 
-def _log_to_stderr(stack: ExitStack) -> None:
-    logger, handler = logging.getLogger("rlkv_service"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("rlkv: %(message)s"))
-    logger.addHandler(handler)
-    stack.callback(logger.removeHandler, handler)
-    logger.setLevel(logging.INFO)
-
-
 def _check(namespace: str, min_confidence: float, log_bytes: int) -> None:
     if not namespace or not namespace.isprintable() or set(namespace) & set("{}: "):
         raise InputError(f"--namespace must be a word without any of {{}}:, got {namespace!r}")
@@ -142,16 +135,9 @@ def _listen(http: str, options: ApiOptions, stack: ExitStack) -> Http:
     from rlkv.serving import Http
     from rlkv_service.web_server.listening import listen
 
-    host, port = _address(http)
+    host, port = read_address("--http", http)
     options.check_host(host)
     return Http(stack.enter_context(listen(host, port)), options)
-
-
-def _address(http: str) -> tuple[str, int]:
-    host, colon, port = http.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise InputError(f"--http must be HOST:PORT or :PORT, got {http!r}")
-    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def _tell(sidecar: Sidecar, http: str | None, api: Http | None) -> None:
@@ -165,5 +151,5 @@ def _tell(sidecar: Sidecar, http: str | None, api: Http | None) -> None:
     if api is not None and http is not None:
         from rlkv_service.web_server.listening import url_of
 
-        typer.echo(f"others: {url_of(_address(http)[0], api.listening)}")
+        typer.echo(f"others: {url_of(read_address('--http', http)[0], api.listening)}")
     sys.stdout.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,12 +17,13 @@ OPEN_PATHS = ("/", "/healthz", "/readyz", "/openapi.json")
 
 
 class TokenGuard:
-    """Asks for ``Authorization: Bearer TOKEN`` everywhere but at ``OPEN_PATHS``.
+    """Asks for ``Authorization: Bearer TOKEN`` everywhere but at ``open_paths``.
 
     Args:
         app: what is behind it.
         tokens: that may ask.
         requests_per_s: of a token whose line says nothing else.
+        open_paths: that nobody needs a token for.
         now_s: a clock that never goes back, seconds.
     """
 
@@ -31,14 +32,15 @@ class TokenGuard:
         app: ASGIApp,
         tokens: TokenFile,
         requests_per_s: float,
+        open_paths: Collection[str] = OPEN_PATHS,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app, self._tokens, self._requests_per_s = app, tokens, requests_per_s
-        self._limit = RateLimit(now_s)
+        self._limit, self._open_paths = RateLimit(now_s), open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 401 without a token, 429 to more than it may."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and scope["path"] not in self._open_paths:
             try:
                 self._check(scope)
             except Problem as problem:

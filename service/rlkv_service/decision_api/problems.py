@@ -37,6 +37,9 @@ KINDS: Mapping[str, Kind] = {
     "internal": Kind(500, "An error of the server"),
     "unavailable": Kind(503, "The store of outcomes does not answer"),
     "not-ready": Kind(503, "Not ready"),
+    "backend-broken": Kind(502, "The backend broke off"),
+    "backend-unreachable": Kind(503, "The backend cannot be reached"),
+    "backend-timeout": Kind(504, "The backend says nothing"),
 }
 
 
