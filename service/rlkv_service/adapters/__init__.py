@@ -1,0 +1,1 @@
+"""Servers that people already run, and how a verdict becomes an action there."""
