@@ -16,7 +16,7 @@ CONTEXT = 960
 
 
 def test_stock_vllm_has_nothing_left(stock: VllmServer) -> None:
-    assert "rlkv is off: policy is off" in stock.complaints
+    assert "rlkv is off, vLLM serves without it: policy is off" in stock.complaints
     agent = Agent(stock, "stock", 1)
     agent.turn(CONTEXT)
     press(stock, 1)
