@@ -23,10 +23,10 @@ SMOLLM2_135M: Mapping[str, Any] = {
 #: A prefill of its contexts takes a good part of a turn on two cores, as that of a large model
 #: does on a large machine.
 VLLM_SHAPE: Mapping[str, Any] = {
-    "hidden_size": 512,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
+    "hidden_size": 384,
+    "intermediate_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
     "num_key_value_heads": 2,
 }
 
@@ -77,8 +77,8 @@ class Size:
     vllm_policies: Sequence[str] = ("lru", "preserve", "ttl", "rule", "sidecar")
     vllm_runs: int = 5  #: of every policy
     vllm_workload: str = "crossover"
-    vllm_context_tokens: int = 1024  #: the longest
-    vllm_agents: int = 14  #: of a run
+    vllm_context_tokens: int = 768  #: the longest
+    vllm_agents: int = 12  #: of a run
     vllm_concurrent: float = 8.0  #: agents at a time, about
     vllm_pressure: float = 2.0  #: what they want to hold over the pool
     vllm_stranger_load: float = 0.15  #: of the server's time, alone

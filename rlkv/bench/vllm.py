@@ -92,9 +92,8 @@ class _Bench:
             policy: {"what": POLICIES[policy], **compared(runs[policy], against)}
             for policy in size.vllm_policies
         }
-        preemptions = {
-            name: server.metric("vllm:num_preemptions_total") for name, server in servers.items()
-        }
+        for policy, server in servers.items():
+            policies[policy] |= _counted(server)
         version = str(stock.client.get("/version").json()["version"])
         figures = _figures(policies)
         ratios = self._pace_figures(servers) | self._admission_figures(servers)
@@ -111,7 +110,6 @@ class _Bench:
                     name: interval and list(interval) for name, (_, interval) in ratios.items()
                 },
                 "num_runs": size.vllm_runs,
-                "num_preemptions": preemptions,
                 **self._conditions(costs, load, working_set),
             },
         }
@@ -216,6 +214,15 @@ class _Bench:
             "tools": "named in the requests: random weights call none",
             "sidecar": None if self._sidecar is None else self._sidecar.policy,
         }
+
+
+def _counted(server: VllmServer) -> dict[str, Any]:
+    # Of all runs together. Decisions by verb and by who gave them.
+    return {
+        "num_preemptions": server.metric("vllm:num_preemptions_total"),
+        "decisions": server.metric_by("rlkv_decisions_total", "verb", "source"),
+        "events": server.metric_by("rlkv_events_total", "event"),
+    }
 
 
 def _figures(policies: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -29,7 +29,8 @@ _PAUSE_RECOMPUTES = 14.0
 _LONGEST_PAUSES = 4.0
 #: Sessions from which sizes are reckoned.
 _SAMPLE = 200
-_PROBE_TOKENS, _PROBE_OUTPUT_TOKENS = 512, 33
+_PROBE_OUTPUT_TOKENS = 33
+_LEAST_S = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,10 @@ class Costs:
 def measure_costs(server: VllmServer, size: Size) -> Costs:
     """Medians over a few prompts that the server does not know."""
     random = np.random.default_rng(0)
+    tokens = size.vllm_context_tokens // 2
     prefill_s, decode_s = [], []
     for repetition in range(size.repetitions + 1):
-        prompt = random_tokens(random, _PROBE_TOKENS)
+        prompt = random_tokens(random, tokens)
         start_s = time.perf_counter()
         server.complete(prompt, 1)
         first_s = time.perf_counter()
@@ -56,9 +58,12 @@ def measure_costs(server: VllmServer, size: Size) -> Costs:
         if repetition > 0:  # the first warms up
             # What a request costs besides its tokens is in both.
             again_s = cached_s - first_s
-            prefill_s.append((first_s - start_s - again_s) / (_PROBE_TOKENS - BLOCK_SIZE))
+            prefill_s.append((first_s - start_s - again_s) / (tokens - BLOCK_SIZE))
             decode_s.append((end_s - cached_s - again_s) / (_PROBE_OUTPUT_TOKENS - 1))
-    return Costs(statistics.median(prefill_s), statistics.median(decode_s))
+    # Beside other work, what a small model computes can be lost in what a request takes anyway.
+    return Costs(
+        max(_LEAST_S, statistics.median(prefill_s)), max(_LEAST_S, statistics.median(decode_s))
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rlkv_engine.errors import RlkvError
 
-#: The first start in an environment writes what Python has compiled, seconds.
-START_TIMEOUT_S = 300.0
+#: It takes half a minute, and many times that beside other work, seconds.
+START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 20.0
 _ANSWER_TIMEOUT_S = 300.0
 #: What is served is called so in requests.
@@ -167,13 +167,15 @@ class VllmServer:
 
     def metric(self, name: str, **labels: str) -> float:
         """A counter or a gauge, summed over all its samples that have these labels; 0 if none."""
-        text = self.client.get("/metrics").text
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        return sum(value for each, value in self._samples(name) if labels.items() <= each.items())
+
+    def metric_by(self, name: str, *labels: str) -> dict[str, float]:
+        """A counter or a gauge by the values of its labels, which are joined by a colon."""
+        by: dict[str, float] = {}
+        for each, value in self._samples(name):
+            key = ":".join(each.get(label, "") for label in labels)
+            by[key] = by.get(key, 0.0) + value
+        return by
 
     def stop(self) -> None:
         """Ends it with all its processes."""
@@ -185,6 +187,15 @@ class VllmServer:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def _samples(self, name: str) -> list[tuple[dict[str, str], float]]:
+        text = self.client.get("/metrics").text
+        return [
+            (dict(sample.labels), sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name
+        ]
 
 
 def completion(prompt: Sequence[int], new_tokens: int) -> dict[str, Any]:

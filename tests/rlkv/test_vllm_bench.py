@@ -54,7 +54,8 @@ def test_a_ratio_is_of_pairs() -> None:
     ratio, interval = ratio_interval([2.0, 20.0, 200.0], [1.0, 10.0, 100.0])
     assert interval is not None
     assert (ratio, *interval) == pytest.approx((2.0, 2.0, 2.0))
-    assert ratio_interval([3.0], [1.0]) == (pytest.approx(3.0), None)
+    ratio, interval = ratio_interval([3.0], [1.0])
+    assert ratio == pytest.approx(3.0) and interval is None
 
 
 def test_figures_of_a_run() -> None:
