@@ -164,10 +164,17 @@ class TestEngine:
         )
 
     def check_pool(self) -> None:
-        """Every block is free, or has as many references as somebody has to it."""
+        """Every block is free or held, and every place of the host."""
         check_pool(self.pool)
-        if self.scheduler.connector is not None and self.connector.keeper is not None:
-            self.keeper.state.tier.index.check_integrity()
+        connector = self.scheduler.connector
+        if isinstance(connector, RlkvConnector) and connector.keeper is not None:
+            connector.keeper.state.tier.index.check_integrity()
+
+    def check_is_empty(self) -> None:
+        """Nobody holds anything."""
+        self.check_pool()
+        assert self.num_free == NUM_BLOCKS - 1
+        assert not self.scheduler.requests
 
 
 def check_pool(pool: BlockPool) -> None:
@@ -187,7 +194,7 @@ def tokens(seed: int, num: int, start: int = 2, stop: int = 512) -> list[int]:
     return [rng.randrange(start, stop) for _ in range(num)]
 
 
-def press(engine: TestEngine, seed: int = 1000, num: int = 10, length: int = 600) -> None:
-    """Strangers fill the memory, one after the other."""
+def strangers(engine: TestEngine, num: int = 8, length: int = 600) -> None:
+    """Fill the memory one after the other; what they leave is cache as in stock vLLM."""
     for i in range(num):
-        engine.ask(tokens(seed + i, length), 1, hint={"ends": True})
+        engine.ask(tokens(1000 + i, length), 1, hint={"verb": "preserve", "lease_s": 0.0})

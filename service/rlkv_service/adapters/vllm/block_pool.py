@@ -63,7 +63,9 @@ class VllmPool:
         self._pool.evict_blocks(set(block_ids))
 
 
-def yield_to_reset(pool: BlockPool, before: Callable[[], None], after: Callable[[], None]) -> None:
+def yield_to_reset(
+    pool: BlockPool, before: Callable[[], object], after: Callable[[], object]
+) -> None:
     """Lets go of what is held before the pool resets its cache.
 
     A reset refuses while blocks are in use, and ``pause_generation`` and ``sleep`` fail if it

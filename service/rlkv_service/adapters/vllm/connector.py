@@ -19,6 +19,7 @@ when), ``v1/worker/kv_connector_model_runner_mixin.py``, ``v1/worker/gpu/kv_conn
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig, group_kernel_blocks
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 from vllm.v1.outputs import KVConnectorOutput
-from vllm.v1.request import Request, RequestStatus
+from vllm.v1.request import Request
 
 from rlkv_engine.errors import InputError
 from rlkv_service.adapters.vllm.block_pool import VllmPool, yield_to_reset
@@ -51,14 +52,7 @@ from rlkv_service.adapters.vllm.keeper import Keeper
 from rlkv_service.adapters.vllm.making import make_keeper
 from rlkv_service.adapters.vllm.metrics import RlkvPromMetrics, RlkvStats, StatsDeltas
 from rlkv_service.adapters.vllm.settings import Settings
-from rlkv_service.adapters.vllm.support import LOGGER, num_slots, why_not
-
-#: How a request ends whose session may go on.
-NORMAL_ENDS = frozenset(
-    status
-    for status in RequestStatus
-    if status.name in ("FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED", "FINISHED_REPETITION")
-)
+from rlkv_service.adapters.vllm.support import LOGGER, NORMAL_ENDS, num_slots, why_not
 
 
 @dataclass
@@ -102,7 +96,7 @@ class RlkvConnector(KVConnectorBase_V1, SupportsHMA):
         self._refused = CopyReport()
         self._deltas = StatsDeltas()
         self._has_said = False
-        self._guard.call(self._set_up, None)
+        self._guard.run(self._set_up)
 
     # Both.
 
@@ -131,9 +125,9 @@ class RlkvConnector(KVConnectorBase_V1, SupportsHMA):
         keeper = self._keeper
         if keeper is not None:
             if self._guard.is_on:
-                self._guard.call(lambda: LOGGER.info("rlkv has done: %s", keeper.counts()), None)
+                self._guard.run(lambda: LOGGER.info("rlkv has done: %s", keeper.counts()))
             self._keeper = None
-            self._guard.call(keeper.close, None)
+            self._guard.run(keeper.close)
 
     # The scheduler's part.
 
@@ -146,17 +140,17 @@ class RlkvConnector(KVConnectorBase_V1, SupportsHMA):
             )
             yield_to_reset(
                 gpu_block_pool,
-                lambda: self._guard.call(keeper.before_reset, None),
-                lambda: self._guard.call(keeper.after_reset, None),
+                lambda: self._guard.run(keeper.before_reset),
+                lambda: self._guard.run(keeper.after_reset),
             )
             self._keeper = keeper
 
-        self._guard.call(begin, None)
+        self._guard.run(begin)
 
     def on_new_request(self, request: Request) -> None:
         """A request has arrived."""
         if (keeper := self.keeper) is not None:
-            self._guard.call(lambda: keeper.on_new_request(request), None)
+            self._guard.run(lambda: keeper.on_new_request(request))
 
     def get_num_new_matched_tokens(
         self, request: Request, num_computed_tokens: int
@@ -176,7 +170,7 @@ class RlkvConnector(KVConnectorBase_V1, SupportsHMA):
         first = self._num_local.pop(request.request_id, 0)
         self._loading += ids[first : first + num_external_tokens // self._block_size]
         if (keeper := self.keeper) is not None:
-            self._guard.call(lambda: keeper.on_allocated(request, ids, num_external_tokens), None)
+            self._guard.run(lambda: keeper.on_allocated(request, ids, num_external_tokens))
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         """The step is planned."""
@@ -196,7 +190,7 @@ class RlkvConnector(KVConnectorBase_V1, SupportsHMA):
         if (keeper := self.keeper) is not None:
             said = connector_output.kv_connector_worker_meta
             report = said.report if isinstance(said, RlkvWorkerMetadata) else None
-            self._guard.call(lambda: keeper.on_step_done(report), None)
+            self._guard.run(lambda: keeper.on_step_done(report))
 
     def request_finished(
         self, request: Request, block_ids: list[int]
@@ -236,7 +230,7 @@ class RlkvConnector(KVConnectorBase_V1, SupportsHMA):
                 keeper.before_reset()
                 keeper.after_reset()
 
-            self._guard.call(reset, None)
+            self._guard.run(reset)
         return True
 
     def get_kv_connector_stats(self) -> KVConnectorStats | None:
@@ -261,21 +255,20 @@ class RlkvConnector(KVConnectorBase_V1, SupportsHMA):
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         """The caches are there: the host tier gets its memory."""
-        self._guard.call(lambda: self._make_copies(kv_caches), None)
+        self._guard.run(lambda: self._make_copies(kv_caches))
 
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
         """Before anything of this step is written."""
         if (copies := self._copies) is not None:
             orders = _orders(kv_connector_metadata)
-            self._guard.call(lambda: copies.before_forward(orders), None)
+            self._guard.run(lambda: copies.before_forward(orders))
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         """Before the model runs, if it needs what is loaded."""
         orders = _orders(self._get_connector_metadata())
         self._lost.update(orders.lost_block_ids)
-        if (copies := self._copies) is None or not self._guard.call(
-            lambda: copies.load(orders) is None, False
-        ):
+        copies = self._copies
+        if copies is None or not self._guard.run(partial(copies.load, orders)):
             for order in orders.loads:
                 self._lost.update(order.block_ids)
                 self._refused.refuse(order)
@@ -289,9 +282,8 @@ class RlkvConnector(KVConnectorBase_V1, SupportsHMA):
     def wait_for_save(self) -> None:
         """The model runs, or has run."""
         orders = _orders(self._get_connector_metadata())
-        if (copies := self._copies) is None or not self._guard.call(
-            lambda: copies.store(orders) is None, False
-        ):
+        copies = self._copies
+        if copies is None or not self._guard.run(partial(copies.store, orders)):
             # Who waits for them would wait for ever.
             for order in (*orders.urgent_stores, *orders.stores):
                 self._refused.refuse(order)

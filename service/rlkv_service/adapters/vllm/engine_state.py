@@ -136,7 +136,8 @@ class EngineState:
 
     def victims(self) -> list[Session]:
         """Paused sessions for whom blocks are held; the first are to give up theirs first."""
-        away, back = [], []
+        away: list[Session] = []
+        back: list[Session] = []
         for session in self.book.paused():
             if session.name in self.holds and session.pause is not None:
                 (away if session.pause.back_s is None else back).append(session)

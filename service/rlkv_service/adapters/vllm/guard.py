@@ -47,3 +47,13 @@ class Guard:
             except Exception:
                 self._logger.exception("rlkv could not let go of everything")
             return otherwise
+
+    def run(self, work: Callable[[], object]) -> bool:
+        """Whether ``work`` was done."""
+        done = object()
+
+        def all_of_it() -> object:
+            work()
+            return done
+
+        return self.call(all_of_it, None) is done

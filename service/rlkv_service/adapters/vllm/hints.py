@@ -49,7 +49,7 @@ def read_hint(params: Any) -> Hint:
     turn, verb, lease_s, ends = (said.get(key) for key in ("turn", "verb", "lease_s", "ends"))
     if turn is not None and not (type(turn) is int and 0 <= turn < 2**31):
         raise InputError(f"{KEY}.turn is {turn!r}, not a number from 0")
-    if verb is not None and verb not in _VERBS:
+    if verb is not None and not (isinstance(verb, str) and verb in _VERBS):
         raise InputError(f"{KEY}.verb is {verb!r}, none of {', '.join(_VERBS)}")
     if lease_s is not None and not (_is_number(lease_s) and lease_s >= 0.0):
         raise InputError(f"{KEY}.lease_s is {lease_s!r}, not seconds")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-#: Owner of blocks that several sessions have used: the last to leave.
-SHARED = ""
+from rlkv_service.adapters.vllm.victim_order import SHARED, VictimOrder
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
     slot: int
-    owner: str
     is_ready: bool = False
     num_pins: int = 0  #: loads that read it
     is_dropped: bool = False  #: goes when nothing uses it any more
@@ -33,7 +31,7 @@ class HostIndex:
         self._free = list(range(num_slots - 1, -1, -1))
         self._entries: dict[bytes, _Entry] = {}
         self._dropped: dict[int, _Entry] = {}  # by slot: in use, but not found any more
-        self._owned: dict[str, dict[bytes, None]] = {}  # in the order of the context
+        self._order = VictimOrder()
         self.num_evicted = 0
 
     def __len__(self) -> int:
@@ -61,7 +59,7 @@ class HostIndex:
 
     def num_of(self, owner: str) -> int:
         """Blocks that belong to an owner."""
-        return len(self._owned.get(owner, ()))
+        return len(self._order.of(owner))
 
     def put(
         self,
@@ -92,8 +90,8 @@ class HostIndex:
         slots = sorted(self._free.pop() for _ in hashes)
         for block_hash, slot in zip(hashes, slots, strict=True):
             assert block_hash not in self._entries
-            self._entries[block_hash] = _Entry(slot, owner)
-            self._owned.setdefault(owner, {})[block_hash] = None
+            self._entries[block_hash] = _Entry(slot)
+            self._order.add(owner, block_hash)
         return slots
 
     def _victims(
@@ -103,19 +101,13 @@ class HostIndex:
         expected_back_s: Callable[[str], float],
         spare: Collection[bytes],
     ) -> list[bytes] | None:
-        latest = sorted(
-            (other for other in self._owned if other not in (owner, SHARED)),
-            key=expected_back_s,
-            reverse=True,
-        )
         victims: list[bytes] = []
-        for other in (*latest, SHARED):
-            for block_hash in reversed(self._owned.get(other, {})):
-                entry = self._entries[block_hash]
-                if entry.is_ready and not entry.num_pins and block_hash not in spare:
-                    victims.append(block_hash)
-                    if len(victims) == num:
-                        return victims
+        for block_hash in self._order.victims(expected_back_s, spare=(owner,)):
+            entry = self._entries[block_hash]
+            if entry.is_ready and not entry.num_pins and block_hash not in spare:
+                victims.append(block_hash)
+                if len(victims) == num:
+                    return victims
         return None
 
     def stored(self, block_hash: bytes, slot: int) -> bool:
@@ -156,15 +148,12 @@ class HostIndex:
     def own(self, owner: str, hashes: Sequence[bytes]) -> None:
         """These belong to another owner from now on, where they are here."""
         for block_hash in hashes:
-            entry = self._entries.get(block_hash)
-            if entry is not None and entry.owner != owner:
-                self._disown(block_hash, entry)
-                entry.owner = owner
-                self._owned.setdefault(owner, {})[block_hash] = None
+            if block_hash in self._entries:
+                self._order.add(owner, block_hash)
 
     def leave(self, owner: str, is_used: Callable[[bytes], bool]) -> None:
         """An owner is gone: what others use becomes shared, the rest goes."""
-        for block_hash in list(self._owned.get(owner, ())):
+        for block_hash in self._order.of(owner):
             if is_used(block_hash):
                 self.own(SHARED, [block_hash])
             else:
@@ -174,7 +163,7 @@ class HostIndex:
         """A block is not found any more; its place is free when nothing uses it."""
         entry = self._entries.pop(block_hash, None)
         if entry is not None:
-            self._disown(block_hash, entry)
+            self._order.remove(block_hash)
             entry.is_dropped = True
             self._dropped[entry.slot] = entry
             self._settle(entry)
@@ -189,17 +178,11 @@ class HostIndex:
             del self._dropped[entry.slot]
             self._free.append(entry.slot)
 
-    def _disown(self, block_hash: bytes, entry: _Entry) -> None:
-        owned = self._owned[entry.owner]
-        del owned[block_hash]
-        if not owned:
-            del self._owned[entry.owner]
-
     def check_integrity(self) -> None:
         """Raises ``AssertionError`` where the books do not add up."""
         slots = [entry.slot for entry in self._entries.values()] + list(self._dropped) + self._free
         assert sorted(slots) == list(range(self.num_slots)), "places lost or given twice"
-        owned = [block_hash for hashes in self._owned.values() for block_hash in hashes]
-        assert sorted(owned) == sorted(self._entries), "blocks without an owner, or with two"
+        assert len(self._order) == len(self._entries), "owners of blocks that are not here"
+        assert all(self._order.owner_of(block_hash) is not None for block_hash in self._entries)
         for entry in self._dropped.values():
             assert not entry.is_ready or entry.num_pins, "a dropped place is not free"

@@ -28,6 +28,7 @@ def make_keeper(
             engine_id=engine.engine_id,
             namespace=settings.namespace,
             profile_id=settings.profile_id,
+            deadline_ms=settings.deadline_ms,
         )
     keeper = Keeper(settings, engine, pool, client, tool_names(settings, config))
     LOGGER.info(

@@ -33,7 +33,7 @@ class RlkvStats(KVConnectorStats):
 
     def reset(self) -> None:
         """Nothing has happened."""
-        self.data = {_COUNTS: {}, _GAUGES: {}}
+        self.data: dict[str, Any] = {_COUNTS: {}, _GAUGES: {}}
 
     def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
         """Adds what happened later."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from rlkv_engine.errors import InputError
+from rlkv_service.client.engine_client import DEFAULT_ENGINE_DEADLINE_MS
 from rlkv_service.redis_keys import DEFAULT_NAMESPACE
 from rlkv_service.redis_url import RedisURL
 from rlkv_service.schema import MAX_NAME_LENGTH
@@ -36,6 +37,7 @@ class Settings:
         swap_out_block_s: time to copy a block to the host; measured where it is not given.
         swap_in_block_s: time to copy a block to the device; measured where it is not given.
         tool_call_token: what begins a tool call in the model's answer.
+        deadline_ms: an answer of the sidecar that comes later is not used, milliseconds.
     """
 
     policy: str = "rule"
@@ -50,12 +52,14 @@ class Settings:
     swap_out_block_s: float | None = None
     swap_in_block_s: float | None = None
     tool_call_token: str = "<tool_call>"
+    deadline_ms: float = DEFAULT_ENGINE_DEADLINE_MS
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise InputError(f"policy is {self.policy!r}, none of {', '.join(POLICIES)}")
         _check("host_gib", self.host_gib, 0.0, 2.0**20)
         _check("max_preserved_share", self.max_preserved_share, 0.0, 1.0)
+        _check("deadline_ms", self.deadline_ms, 0.0, 1e6)
         _check("ttl_s", self.ttl_s, 0.0, MAX_LEASE_S)
         for name in ("prefill_token_s", "swap_out_block_s", "swap_in_block_s"):
             if (cost_s := getattr(self, name)) is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from vllm import __version__ as VLLM_VERSION
 from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
+from vllm.v1.request import RequestStatus
 
 from rlkv_service.adapters.vllm.engine_state import Engine
 from rlkv_service.adapters.vllm.settings import Settings
@@ -20,6 +21,12 @@ from rlkv_service.adapters.vllm.versions import TESTED_VERSIONS, is_tested
 #: A child of vLLM's own: what is said here is shown where vLLM's lines are.
 LOGGER = logging.getLogger("vllm.rlkv")
 GIB = 2**30
+#: How a request ends whose session may go on.
+NORMAL_ENDS = frozenset(
+    status
+    for status in RequestStatus
+    if status.name in ("FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED", "FINISHED_REPETITION")
+)
 
 
 def why_not(config: VllmConfig, caches: KVCacheConfig) -> str:
