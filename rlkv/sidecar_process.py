@@ -26,12 +26,15 @@ class SidecarProcess:
         words: options of ``rlkv serve``, on top of a folder for its data; with ``--http`` the port
             may be 0.
         data_dir: of its Valkey; without it one that goes with the process.
+        python: of the environment that it runs in.
 
     Raises:
         RlkvError: it does not start; the text is what it said last.
     """
 
-    def __init__(self, *words: str, data_dir: Path | None = None) -> None:
+    def __init__(
+        self, *words: str, data_dir: Path | None = None, python: Path | str = sys.executable
+    ) -> None:
         # Paths of unix sockets are short.
         self._folder = tempfile.TemporaryDirectory(prefix="rlkv-")
         data_dir = data_dir or Path(self._folder.name)
@@ -39,7 +42,7 @@ class SidecarProcess:
         self._stderr = Path(self._folder.name) / "stderr"
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "rlkv", "serve", "--data-dir", str(data_dir), *words],
+                [str(python), "-m", "rlkv", "serve", "--data-dir", str(data_dir), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -13,6 +13,9 @@ from rlkv.bench.measure import Size
 from rlkv.provenance import command, commit, machine
 from rlkv_engine.errors import InputError
 
+#: Is told what a bench is at.
+Say = Callable[[str], None]
+
 
 def _sim(size: Size) -> dict[str, Any]:
     from rlkv.bench.sim import sim
@@ -92,6 +95,12 @@ def _answer_age(size: Size) -> dict[str, Any]:
     return answer_age(size)
 
 
+def _vllm(size: Size, say: Say) -> dict[str, Any]:
+    from rlkv.bench.vllm import vllm
+
+    return vllm(size, say)
+
+
 #: Every bench by name, in the order of ``rlkv bench all``; imports what it needs when it runs.
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "sim": _sim,
@@ -108,8 +117,11 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "answer-age": _answer_age,
 }
 
-#: Benches that need a GPU, and are no part of ``all``.
-GPU_BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {"gpu": _gpu}
+#: Benches that need a GPU or a vLLM, and are no part of ``all``.
+OTHER_BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {"gpu": _gpu}
+
+#: Benches that take so long that they say what they are at, likewise no part of ``all``.
+TALKING_BENCHES: dict[str, Callable[[Size, Say], dict[str, Any]]] = {"vllm": _vllm}
 
 #: What is aimed at: figure -> (``>=`` or ``<=``, value).
 AIMS: dict[str, tuple[str, float]] = {
@@ -134,11 +146,18 @@ AIMS: dict[str, tuple[str, float]] = {
     "gather_over_copy": (">=", 0.9),
     "scatter_over_copy": (">=", 0.9),
     "decode_over_copy": (">=", 0.8),
+    "pace_stopped_over_none": (">=", 0.99),
+    "admission_over_empty": ("<=", 1.25),
 }
 
 
-def run_bench(name: str, size: Size | None = None) -> dict[str, Any]:
+def run_bench(name: str, size: Size | None = None, say: Say = lambda text: None) -> dict[str, Any]:
     """Runs one bench.
+
+    Args:
+        name: of the bench.
+        size: how much is measured.
+        say: is told what a bench that takes long is at.
 
     Returns:
         ``bench``, ``figures`` (numbers by name), ``aims`` of those figures, ``measured_on`` (what
@@ -147,10 +166,14 @@ def run_bench(name: str, size: Size | None = None) -> dict[str, Any]:
     Raises:
         InputError: no such bench.
     """
-    benches = BENCHES | GPU_BENCHES
-    if name not in benches:
-        raise InputError(f"unknown bench {name!r}: one of {', '.join(benches)} or all")
-    result = benches[name](size or Size())
+    benches = BENCHES | OTHER_BENCHES
+    if name in TALKING_BENCHES:
+        result = TALKING_BENCHES[name](size or Size(), say)
+    elif name in benches:
+        result = benches[name](size or Size())
+    else:
+        names = ", ".join([*benches, *TALKING_BENCHES])
+        raise InputError(f"unknown bench {name!r}: one of {names} or all")
     figures: dict[str, float] = result["figures"]
     aims = {
         figure: {

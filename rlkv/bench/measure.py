@@ -20,6 +20,16 @@ SMOLLM2_135M: Mapping[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+#: A prefill of its contexts takes a good part of a turn on two cores, as that of a large model
+#: does on a large machine.
+VLLM_SHAPE: Mapping[str, Any] = {
+    "hidden_size": 384,
+    "intermediate_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -65,6 +75,17 @@ class Size:
     answer_ages: Sequence[int] = (1, 4, 16, 64)  #: iterations
     age_sessions: int | None = None  #: of each trace; None: as many as the scenario has
     age_seeds: int = 16
+    vllm_shape: Mapping[str, Any] = field(default_factory=lambda: VLLM_SHAPE)
+    vllm_policies: Sequence[str] = ("lru", "preserve", "ttl", "rule", "sidecar")
+    vllm_runs: int = 5  #: of every policy
+    vllm_workload: str = "crossover"
+    vllm_context_tokens: int = 768  #: the longest
+    vllm_agents: int = 12  #: of a run
+    vllm_concurrent: float = 8.0  #: agents at a time, about
+    vllm_pressure: float = 2.0  #: what they want to hold over the pool
+    vllm_stranger_load: float = 0.15  #: of the server's time, alone
+    vllm_pace_turns: int = 12
+    vllm_admissions: int = 8
 
 
 def median_cpu_s(run: Callable[[], object], repetitions: int) -> float:

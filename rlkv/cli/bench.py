@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +12,13 @@ import typer
 from rlkv.cli.output import AsJson, check_writable_file, write_json
 
 if TYPE_CHECKING:
+    from rich.status import Status
     from rich.table import Table
 
 #: Where ``bench all`` writes its records.
 RESULTS = Path("bench/results")
+#: Benches with a picture beside their record.
+PICTURES = ("resume", "vllm")
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +31,8 @@ def bench_command(
         str,
         typer.Argument(
             help="sim, env, train, inference, engine, fidelity, swap, resume, sidecar,"
-            " decision-api, proxy, answer-age, all of these (all), or gpu."
+            " decision-api, proxy, answer-age, all of these (all), or one that needs more: gpu,"
+            " vllm."
         ),
     ],
     model: Annotated[
@@ -61,19 +66,37 @@ def bench_command(
         check_writable_file(file)
     records = []
     for each in chosen:
-        with Console(stderr=True).status(f"bench {each}"):
-            record = run_bench(each, Size(engine_model=model))
+        with Console(stderr=True).status(f"bench {each}") as status:
+            say = partial(_say, status, each)
+            record = run_bench(each, Size(engine_model=model), say=say)
         records.append(record)
         if each in files:
             write_json(record, files[each])
-            if each == "resume":
-                from rlkv.report.resume_picture import resume_png
-
-                write_files(files[each].parent, {f"{files[each].stem}.png": resume_png(record)})
+            if each in PICTURES:
+                write_files(files[each].parent, {f"{files[each].stem}.png": _png(record)})
     if as_json:
         typer.echo(json.dumps(records if name == "all" else records[0]))
         return
     Console().print(figures_table(records))
+    for record in records:
+        if record["bench"] == "vllm":
+            from rlkv.vllm_tables import policies_table
+
+            Console().print(policies_table(record))
+
+
+def _say(status: Status, name: str, text: str) -> None:
+    status.update(f"bench {name}: {text}")
+
+
+def _png(record: dict[str, Any]) -> bytes:
+    if record["bench"] == "resume":
+        from rlkv.report.resume_picture import resume_png
+
+        return resume_png(record)
+    from rlkv.report.vllm_picture import vllm_png
+
+    return vllm_png(record)
 
 
 def figures_table(records: list[dict[str, Any]]) -> Table:

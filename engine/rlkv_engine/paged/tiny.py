@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 
 from rlkv_engine.paged.attention_base import AttentionBackend
 from rlkv_engine.paged.llama import Llama
@@ -32,7 +35,6 @@ CONFIG = ModelConfig(
 )
 
 
-@torch.no_grad()
 def tiny_model(
     attention: AttentionBackend, dtype: torch.dtype, device: torch.device, seed: int = 0
 ) -> Llama:
@@ -42,17 +44,25 @@ def tiny_model(
     which is never the largest of 512. So its answers never end by themselves.
     """
     model = Llama(CONFIG, attention, dtype, device)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
+    fill_randomly(model.named_parameters(), torch.Generator().manual_seed(seed))
+    return model
+
+
+@torch.no_grad()
+def fill_randomly(parameters: Iterable[tuple[str, Tensor]], generator: torch.Generator) -> None:
+    """Fills the parameters of a decoder with this vocabulary, by name, in the order given.
+
+    The names are ours or those of transformers.
+    """
+    for name, parameter in parameters:
         if parameter.dim() == 1:
             parameter.fill_(1.0)
             continue
-        std = 1.0 if name == "embedding" else _GAIN * parameter.shape[1] ** -0.5
+        std = 1.0 if "embed" in name else _GAIN * parameter.shape[1] ** -0.5
         weight = torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
-        if name == "lm_head":
+        if "lm_head" in name:
             weight[[i for i, token in enumerate(vocabulary()) if not _is_printable(token)]] = 0.0
         parameter.copy_(weight)
-    return model
 
 
 def _is_printable(token: bytes) -> bool:

@@ -1,0 +1,1 @@
+"""A real vLLM server in a process of its own, and what it serves."""
