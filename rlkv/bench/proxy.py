@@ -73,7 +73,9 @@ def _streams(
     cpu_s, num_chunks = 0.0, 0
 
     def read(port: int) -> StreamTimes:
-        return read_streams(port, _stream_request, num_streams, _ROUNDS, INTERVAL_S)
+        # Begun evenly: requests come while other streams are in their middle.
+        spread_s = size.proxy_chunks * INTERVAL_S
+        return read_streams(port, _stream_request, num_streams, _ROUNDS, spread_s)
 
     for repetition in range(size.repetitions + 1):
         before_s = _cpu_s(process)

@@ -114,7 +114,8 @@ def test_before_an_engine_that_is_killed_and_comes_back(tmp_path: Path) -> None:
                     texts += [text_of(client, stream) for stream in (False, True)]
                     with pytest.raises(openai.NotFoundError):
                         client.models.retrieve("nope")
-                    stream = client.chat.completions.create(
+                    asking: Any = client
+                    stream = asking.chat.completions.create(
                         **chat | {"max_tokens": 500}, stream=True
                     )
                     next(stream)

@@ -33,9 +33,9 @@ def samples(noise: float, count: int = 400, copies: int = 20) -> list[IterationS
         kv = decode * int(random.integers(1, 2000))
         copied, woken = copies * int(random.integers(0, 3)), bool(random.integers(0, 2))
         has_batch = prefill > 0 or decode > 0
-        terms = (1.0, prefill, contexts, decode, kv, prefill > 0, woken, copied > 0, copied, 0.0)
-        terms = terms if has_batch else (*(0.0,) * 9, 1.0)
-        took_s = float(np.dot(TRUE_COSTS, terms) * random.gamma(1.0 / noise, noise))
+        terms = (1.0, prefill, contexts, decode, kv, prefill > 0, woken, copied > 0, copied)
+        costs = np.dot(TRUE_COSTS[:-1], terms) if has_batch else TRUE_COSTS[-1]
+        took_s = float(costs * random.gamma(1.0 / noise, noise))
         made.append(IterationSample(prefill, contexts, decode, kv, took_s, copied, woken))
     return made
 
