@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,19 +105,10 @@ def test_aborts(engine: TestEngine, verb: str) -> None:
         again = engine.add(first + answer + tokens(2, 40), 50, session=name)
         for _ in range(steps):
             engine.step()
-        engine.engine.abort_request([again], internal=True)
-        engine.scheduler.finish_requests(
-            [r for r in engine.scheduler.requests], connector_module_aborted()
-        )
+        engine.engine.abort_request([again], internal=False)
         engine.run()
         assert engine.num_free == POOL
         assert engine.keeper.gauges()["paused_sessions"] == 0
-
-
-def connector_module_aborted() -> object:
-    from vllm.v1.request import RequestStatus
-
-    return RequestStatus.FINISHED_ABORTED
 
 
 def test_a_sidecar_that_answers_is_silent_and_dies(model_folder: Path) -> None:
@@ -133,10 +125,10 @@ def test_a_sidecar_that_answers_is_silent_and_dies(model_folder: Path) -> None:
         try:
             _answers_and_late_ones(engine, responder)
             responder.script = answering.never
-            _serves(engine, "silent")
+            _serves(engine, "silent", 31)
             responder.stop()
             valkey.stop()
-            _serves(engine, "dead")
+            _serves(engine, "dead", 32)
             wait_until(lambda: engine.counts.get("fallback", 0) > 0, "a fallback that is counted")
             counts = engine.counts
             assert any(counts.get(f"asked:{why}") for why in ("DISCONNECTED", "BREAKER_OPEN"))
@@ -145,6 +137,7 @@ def test_a_sidecar_that_answers_is_silent_and_dies(model_folder: Path) -> None:
             engine.check_pool()
         finally:
             engine.close()
+            valkey.stop()
 
 
 def _answers_and_late_ones(engine: TestEngine, responder: Responder) -> None:
@@ -152,11 +145,10 @@ def _answers_and_late_ones(engine: TestEngine, responder: Responder) -> None:
     answer, _ = engine.ask(first, 8, session="s7")
     wait_until(lambda: _applied(engine), "an answer")
     # About a session that has ended meanwhile.
-    responder.script = answering.never
+    responder.may_answer = threading.Semaphore(0)
     engine.ask(tokens(2, 640), 8, session="s8")
-    responder.script = answering.answer
-    engine.ask(tokens(3, 640), 8, session="s9")
-    engine.ask(tokens(3, 640), 8, session="s9", hint={"ends": True})
+    engine.ask(tokens(2, 640), 8, session="s8", hint={"ends": True})
+    responder.may_answer.release(1000)
     wait_until(lambda: _steps(engine) and engine.counts.get("stale_answers", 0) > 0, "late answers")
     second = first + answer + tokens(4, 40)
     assert engine.ask(second, 16, session="s7", hint={"ends": True})[1] == 640
@@ -173,8 +165,8 @@ def _applied(engine: TestEngine) -> bool:
     return any(name.endswith(":POLICY") for name in engine.counts)
 
 
-def _serves(engine: TestEngine, name: str) -> None:
-    first = tokens(hash(name) % 1000, 640)
+def _serves(engine: TestEngine, name: str, seed: int) -> None:
+    first = tokens(seed, 640)
     answer, _ = engine.ask(first, 8, session=name)
     second = first + answer + tokens(5, 40)
     assert engine.ask(second, 8, session=name, hint={"ends": True})[1] == 640

@@ -148,13 +148,13 @@ class RlkvCachePolicy(CachePolicy):
         said = _hint(req_context).session
         if said:
             return said
-        state = req_context.get_state(_Owner)
-        if state is None:
-            # The deepest chunk is the one that belongs to the fewest sessions.
-            found = [owner for key in keys if (owner := self._order.owner_of(key))]
-            state = _Owner(found[-1] if found else f"vllm-{req_context.req_id}")
-            req_context.set_state(state)
-        return state.name
+        own = f"vllm-{req_context.req_id}"
+        # The deepest chunk is the one that belongs to the fewest sessions.
+        for key in reversed(keys):
+            owner = self._order.owner_of(key)
+            if owner not in (None, own):
+                return str(owner)
+        return own
 
     def _is_here(self, owner: str) -> None:
         pause = self._pauses.get(owner)
@@ -169,13 +169,6 @@ class RlkvCachePolicy(CachePolicy):
         if pause.is_over:
             return float("inf")
         return self._means.remaining_s(pause.tool, self._clock() - pause.began_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Owner:
-    """Remembered with a request."""
-
-    name: str
 
 
 def _hint(req_context: ReqContext) -> Hint:

@@ -16,8 +16,8 @@ from rlkv_service.adapters.vllm.fact_rows import (
 )
 from rlkv_service.adapters.vllm.settings import Settings
 from rlkv_service.columns import DecisionRows, VerdictRows
-from rlkv_service.local_rule import LocalRule
-from rlkv_service.schema import Reason, Verb
+from rlkv_service.local_rule import LOCAL_VERSION, LocalRule
+from rlkv_service.schema import Verb
 
 
 class Asker(Protocol):
@@ -83,10 +83,10 @@ class Deciding:
         need = Need(0)
         rows = fact_rows(machine, moment, [candidate], [need])
         own = with_own_estimates(rows, [candidate], mean_pause_s)
-        said = self._rule.verdicts(own, Reason.NOT_ASKED)
+        verb = Verb(int(self._rule.verbs(own.facts)[0]))
         asked = self._asker is not None and self._asker.ask(rows, tag)
-        verb, lease_s = Verb(int(said.verb[0])), float(said.expected_return_p90_s[0])
-        return Verdict(verb, lease_s, "RULE", said.policy_version), asked
+        # As LocalRule.verdicts promises it: twice the expected remainder.
+        return Verdict(verb, 2.0 * candidate.remaining_s, "RULE", LOCAL_VERSION), asked
 
     def rule_verbs(
         self,

@@ -71,6 +71,17 @@ def _is_number(value: Any) -> bool:
 
 def _name(said: dict[str, Any], key: str) -> str:
     name = said.get(key, "")
-    if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH:
+    if not is_name(name):
         raise InputError(f"{KEY}.{key} is not text of at most {MAX_NAME_LENGTH} characters")
-    return name
+    return str(name)
+
+
+def is_name(name: Any) -> bool:
+    """Whether messages can carry a name."""
+    if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH:
+        return False
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

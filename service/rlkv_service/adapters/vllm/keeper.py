@@ -7,6 +7,7 @@ anybody.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from rlkv_service.adapters.vllm.asking_ahead import AskingAhead
 from rlkv_service.adapters.vllm.copy_orders import CopyOrders, CopyReport
 from rlkv_service.adapters.vllm.deciding import Deciding, Verdict
 from rlkv_service.adapters.vllm.engine_state import Engine, EngineState
-from rlkv_service.adapters.vllm.hints import NOTHING, Hint, read_hint
+from rlkv_service.adapters.vllm.hints import NOTHING, Hint, is_name, read_hint
 from rlkv_service.adapters.vllm.outcome_reports import OutcomeReports
 from rlkv_service.adapters.vllm.pool import EngineRequest, Pool, num_full_blocks
 from rlkv_service.adapters.vllm.room import Room
@@ -24,10 +25,11 @@ from rlkv_service.adapters.vllm.sessions import Pause, Session, Turn
 from rlkv_service.adapters.vllm.settings import Settings
 from rlkv_service.adapters.vllm.tool_names import ToolNames
 from rlkv_service.client.engine_client import EngineClient
-from rlkv_service.schema import MAX_NAME_LENGTH
 
 #: Paused sessions that are remembered; of more the longest paused is over.
 MAX_PAUSED = 4096
+#: Who has paused for longer is over, seconds.
+MAX_PAUSE_S = 3600.0
 
 
 class Keeper:
@@ -60,7 +62,9 @@ class Keeper:
         self._reports = OutcomeReports(client, engine.engine_id, engine.block_size)
         #: Blocks found on the device, of requests whose memory is being allocated.
         self._num_local: dict[str, int] = {}
-        self._step_began: tuple[float, int, int] | None = None
+        #: Steps whose output is not there: when they began, tokens, requests.
+        self._steps: deque[tuple[float, int, int]] = deque(maxlen=8)
+        self._last_done_s = 0.0
 
     # Requests.
 
@@ -176,11 +180,6 @@ class Keeper:
         rest = request.all_token_ids[prompt_blocks * size : request.num_prompt_tokens]
         state.book.begin_pause(session, prompt_blocks, rest, pause)
         self._actions.apply(session, self._verdict(session, turn.hint), own_references=1)
-        if state.book.num_paused > MAX_PAUSED:
-            oldest = next(state.book.paused())
-            if not oldest.num_live:
-                self._reports.ended(oldest, now_s)
-                self._actions.forget(oldest)
 
     # Steps.
 
@@ -195,9 +194,10 @@ class Keeper:
         """
         state, now_s = self.state, self.state.clock()
         state.num_steps += 1
-        self._step_began = (now_s, sum(num_scheduled.values()), len(num_scheduled))
+        self._steps.append((now_s, sum(num_scheduled.values()), len(num_scheduled)))
         self._ahead.collect()
         self._actions.end_leases(now_s)
+        self._forget_the_longest_paused(now_s)
         self._reports.first_tokens(now_s)
         self._room.for_growth(num_scheduled)
         if self._deciding.asks:
@@ -207,10 +207,13 @@ class Keeper:
     def on_step_done(self, report: CopyReport | None) -> None:
         """A step is over, and this is what its workers have copied."""
         state = self.state
-        if self._step_began is not None:
-            began_s, num_tokens, num_requests = self._step_began
-            self._step_began = None
-            state.costs.step(num_tokens, num_requests, state.clock() - began_s)
+        if self._steps:
+            began_s, num_tokens, num_requests = self._steps.popleft()
+            now_s = state.clock()
+            # Asynchronous scheduling plans a step while the one before it is computed.
+            step_s = now_s - max(began_s, self._last_done_s)
+            state.costs.step(num_tokens, num_requests, step_s)
+            self._last_done_s = now_s
         if report:
             state.costs.copied_out(report.out_blocks, report.out_s)
             state.costs.copied_in(report.in_blocks, report.in_s)
@@ -281,6 +284,17 @@ class Keeper:
         for name in self.state.holds.owners:
             self.state.holds.release(name)
 
+    def _forget_the_longest_paused(self, now_s: float) -> None:
+        """One of them a step, where there are too many or it has paused for too long."""
+        session = self.state.book.longest_paused()
+        if session is None or session.pause is None or session.num_live:
+            return
+        paused_s = now_s - session.pause.began_s
+        if paused_s > MAX_PAUSE_S or self.state.book.num_paused > MAX_PAUSED:
+            self._reports.ended(session, now_s)
+            self._actions.forget(session)
+            self.state.tally.add("forgotten")
+
     def _hint_of(self, request: EngineRequest) -> Hint:
         try:
             return read_hint(request.kv_transfer_params)
@@ -290,7 +304,7 @@ class Keeper:
 
     def _session_of(self, name: str, request: EngineRequest, now_s: float) -> Session:
         book = self.state.book
-        if len(name) > MAX_NAME_LENGTH:
+        if not is_name(name):
             self.state.tally.add("bad_hints")
             name = ""
         if name:

@@ -90,6 +90,10 @@ class SessionBook:
         """Paused sessions, the longest paused first."""
         return iter(list(self._paused.values()))
 
+    def longest_paused(self) -> Session | None:
+        """The session that has paused for the longest time."""
+        return next(iter(self._paused.values()), None)
+
     def find(self, name: str) -> Session | None:
         """The session of that name."""
         return self._sessions.get(name)

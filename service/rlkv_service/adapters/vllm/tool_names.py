@@ -88,4 +88,6 @@ def name_in(text: str) -> str:
         name = json.loads(found[1])
     except ValueError:
         return UNREADABLE
-    return str(name)[:MAX_NAME_LENGTH] or UNREADABLE
+    # A model may write halves of characters, which no message can carry.
+    whole = str(name).encode("utf-8", "replace").decode()
+    return whole[:MAX_NAME_LENGTH] or UNREADABLE

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from rlkv_service.adapters.vllm.keeper import MAX_PAUSE_S
 from tests.service.adapters.vllm.fake_engine import BLOCK, FakeEngine
 
 
@@ -203,6 +204,17 @@ def test_bad_hints_are_counted_and_ignored() -> None:
         engine.ask(prompt(1, 2.5), hint=hint)
     engine.ask(prompt(1, 2.5), session="x" * 300)
     assert engine.keeper.counts()["bad_hints"] == 6
+
+
+def test_who_never_comes_back_is_forgotten() -> None:
+    engine = FakeEngine(num_host_blocks=32, policy="swap")
+    engine.ask(prompt(1, 6.5), session="a")
+    engine.now_s += MAX_PAUSE_S + 1.0
+    engine.ask([1], hint={"ends": True})
+    assert engine.keeper.counts()["forgotten"] == 1
+    gauges = engine.keeper.gauges()
+    assert gauges["paused_sessions"] == gauges["host_blocks"] == 0
+    engine.check()
 
 
 def test_several_requests_of_one_session() -> None:

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +50,8 @@ def test_impossible_settings_are_named(config: dict[str, Any], what: str) -> Non
 def test_hints_are_read() -> None:
     said = {"session": "a", "turn": 3, "tool": "search", "verb": "swap", "lease_s": 2, "ends": True}
     assert read_hint({"rlkv": said}) == Hint("a", 3, "search", Verb.SWAP, 2.0, True)
-    for params in (None, {}, {"other": 1}, {"rlkv": {}}, {"rlkv": None}):
+    nothing: list[Any] = [None, {}, {"other": 1}, {"rlkv": {}}, {"rlkv": None}]
+    for params in nothing:
         assert read_hint(params) == NOTHING
 
 
@@ -55,6 +61,7 @@ def test_hints_are_read() -> None:
         (3, "rlkv is int"),
         ({"what": 1}, "no what"),
         ({"session": 1}, "session"),
+        ({"session": "\ud800"}, "session"),
         ({"tool": "x" * 257}, "tool"),
         ({"turn": True}, "turn"),
         ({"turn": -1}, "turn"),
@@ -68,6 +75,20 @@ def test_hints_are_read() -> None:
 def test_impossible_hints_are_named(said: Any, what: str) -> None:
     with pytest.raises(InputError, match=what):
         read_hint({"rlkv": said})
+
+
+def test_the_entry_point_is_there() -> None:
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())["project"]
+    module, name = project["entry-points"]["vllm.general_plugins"]["rlkv"].split(":")
+    assert callable(getattr(import_module(module), name))
+    assert project["optional-dependencies"]["vllm"] == [], "nothing may move vLLM's own packages"
+
+
+def test_what_decides_needs_neither_vllm_nor_torch() -> None:
+    program = "import sys, rlkv_service.adapters.vllm.keeper, rlkv_service.adapters.vllm.plugin\n"
+    program += "print(*{'vllm', 'torch', 'numba', 'redis', 'fastapi'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stdout.split(), done.stderr + done.stdout
 
 
 def test_versions() -> None:

@@ -37,6 +37,7 @@ def test_a_human_is_called_as_elsewhere() -> None:
         ('<tool_call>{"name": "a"}</tool_call><tool_call>{"name": "b"}</tool_call>', "b"),
         ('<tool_call>{"name": "quo\\"te"}', 'quo"te'),
         ("<tool_call>call the tool", UNREADABLE),
+        ('<tool_call>{"name": "\\ud800"}', "?"),
         ('<tool_call>{"name": ""}', UNREADABLE),
         ("<tool_call>", UNREADABLE),
     ],
