@@ -80,9 +80,9 @@ class Size:
     vllm_runs: int = 5  #: of every policy
     vllm_workload: str = "crossover"
     vllm_context_tokens: int = 768  #: the longest
-    vllm_agents: int = 12  #: of a run
+    vllm_agents: int = 16  #: of a run
     vllm_concurrent: float = 8.0  #: agents at a time, about
-    vllm_pressure: float = 2.0  #: what they want to hold over the pool
+    vllm_pressure: float = 2.5  #: what they want to hold over the pool
     vllm_stranger_load: float = 0.15  #: of the server's time, alone
     vllm_pace_turns: int = 12
     vllm_admissions: int = 8

@@ -88,6 +88,10 @@ class VllmServer:
                 | {
                     "HF_HUB_OFFLINE": "1",
                     "VLLM_CPU_KVCACHE_SPACE": "1",
+                    # Beside a connector vLLM leaves one core more to others. Of two cores that is
+                    # all, it then computes on both with spinning threads, and decoding takes eight
+                    # times as long (vllm 0.32.0, utils/ompmultiprocessing.py).
+                    "VLLM_CPU_NUM_OF_RESERVED_CPU": "1",
                     "VLLM_NO_USAGE_STATS": "1",
                     "DO_NOT_TRACK": "1",
                 }
