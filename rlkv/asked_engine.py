@@ -64,7 +64,6 @@ def play_asked(
         options: of asking ahead.
     """
     rule = rule_of(policy, scenario)
-    rehearse(scenario, rule, trace)
     # Outcomes count once for each engine, session and turn: every run is an engine of its own.
     engine_id = f"demo-{uuid.uuid4().hex[:12]}"
     with EngineClient(url, engine_id=engine_id, profile_id=scenario.profile.name) as client:
@@ -76,16 +75,17 @@ def play_asked(
     return AskedRun(run, planner.reasons, planner.reasons_at(Point.CALL), written)
 
 
-def rehearse(scenario: Scenario, rule: AgentPolicy, trace: Trace) -> Counter[Reason]:
+def rehearse(scenario: Scenario, policy: AgentPolicy, trace: Trace) -> Counter[Reason]:
     """Asks ahead once in a simulation, from the first session to the last.
 
     All that an engine does that asks, from the first question to decisions by answers that came in
-    time, too late or never, is compiled then: in the middle of a run a second of it would make
-    every answer late.
+    time, too late or never, is compiled then. Call it before the clock of a run begins: while it
+    compiles sessions would arrive, and every answer would be late.
 
     Returns:
         Who decided in it, and why.
     """
+    rule = rule_of(policy, scenario)
     engine = stepped_engine(scenario, rule, trace)
     planner = AskingAhead(AgedAnswers(InProcessPolicy(rule), 1), options=AheadOptions(high_water=1))
     step_to_end(engine, planner)

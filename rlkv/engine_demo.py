@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlkv.asked_engine import AskedRun, play_asked
+from rlkv.asked_engine import AskedRun, play_asked, rehearse
 from rlkv.provenance import command, commit, device_name, machine
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.real_engine import RealRun, play_policy
 from rlkv_agents.rules import make_rule
-from rlkv_engine.paged.clock import SimulatedClock, WallClock
+from rlkv_engine.paged.clock import WallClock
 from rlkv_engine.trace import Trace
 from rlkv_envs.metrics import distribution
 from rlkv_envs.scenario import Scenario
@@ -98,6 +98,8 @@ def demonstrate(
     """
     trace = scenario.trace(seed, "test")
     _rehearse(loaded, scenario, trace)
+    if sidecar is not None:
+        rehearse(scenario, sidecar.policy, trace)
     runs = {}
     for policy in policies:
         report = partial(_report, on_progress, policy.name, trace.num_sessions)
@@ -117,7 +119,24 @@ def _rehearse(loaded: LoadedModel, scenario: Scenario, trace: Trace) -> None:
     # Unmeasured, and without pauses that take time: what is compiled at its first use is, then.
     few = trace.select(np.arange(min(_REHEARSED_SESSIONS, trace.num_sessions)))
     house = AgentPolicy("house", make_rule("house"))
-    play_policy(loaded, scenario, house, few, SimulatedClock())
+    play_policy(loaded, scenario, house, few, _LeapingClock())
+
+
+class _LeapingClock:
+    """Time passes whenever somebody looks, and waiting takes none."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def now_s(self) -> float:
+        self._now_s += 1e-3
+        return self._now_s
+
+    def spend(self, expected_s: float) -> None:
+        pass
+
+    def wait_until(self, until_s: float) -> None:
+        self._now_s = max(self._now_s, until_s)
 
 
 def _report(on_progress: OnProgress, policy: str, total: int, finished: int) -> None:

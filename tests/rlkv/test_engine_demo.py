@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rlkv import engine_demo
 from rlkv.asked_engine import rehearse
 from rlkv.engine_demo import Demonstration, Sidecar, demonstrate
 from rlkv.miniature_scenario import miniature_scenario
@@ -15,6 +16,7 @@ from rlkv.report.engine_picture import demonstration_png
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.real_engine import play_policy
 from rlkv_agents.rules import make_rule
+from rlkv_engine.paged.clock import WallClock
 from rlkv_engine.profile import Profile
 from rlkv_envs.scenario import Scenario
 from rlkv_service.embedded_valkey import EmbeddedValkey
@@ -70,7 +72,6 @@ def test_every_policy_generates_the_same_tokens() -> None:
     assert done == {"house": 6, "swap": 6, "discard": 6}
     assert set(record["policies"]) == set(done)
     assert record["policies"]["discard"]["blocks_out"] == 0
-    assert record["policies"]["swap"]["blocks_out"] > 0
     assert demonstration_png(record).startswith(b"\x89PNG")
 
 
@@ -81,6 +82,8 @@ def test_other_tokens_are_noticed() -> None:
         policy.name: play_policy(loaded, small, policy, trace)  # type: ignore[arg-type]
         for policy in policies()
     }
+    # Copies need time, of which nothing is known where it is that of the wall.
+    assert runs["discard"].blocks_out == 0 < runs["swap"].blocks_out
     runs["discard"].output_digests[3] = "other"
     demonstration = Demonstration(small, 0, "summing", "cpu", runs)
     assert not demonstration.same_tokens
@@ -126,6 +129,30 @@ def test_a_rehearsal_does_what_a_run_does() -> None:
     small, (house, *_) = scenario(fast()), policies()
     reasons = rehearse(small, house, small.trace(0, "test"))
     assert {Reason.UNSURE, Reason.STALE} <= set(reasons)  # of a rule: in time, and too late
+
+
+def test_no_clock_runs_while_something_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Clock(WallClock):
+        def __init__(self) -> None:
+            happened.append("clock")
+            super().__init__()
+
+    monkeypatch.setattr(engine_demo, "WallClock", Clock)
+    monkeypatch.setattr(engine_demo, "rehearse", lambda *_: happened.append("rehearsal"))
+    house, *_ = policies()
+    nowhere = RedisURL.parse(f"unix://{tmp_path}/none.sock")
+    demonstrate(
+        summing_model(),  # type: ignore[arg-type]
+        scenario(fast()),
+        [house],
+        seed=0,
+        sidecar=Sidecar(nowhere, house),
+    )
+    assert happened == ["rehearsal", "clock", "clock"]
 
 
 def test_policies_that_nobody_knows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -108,7 +108,10 @@ def test_rows_that_are_decided_together_are_decided_alike() -> None:
     for each, verdicts in zip(asked, together, strict=True):
         alone = decider.decide(*each)
         for name in VerdictRows.__dataclass_fields__:
-            np.testing.assert_array_equal(getattr(verdicts, name), getattr(alone, name))
+            if name != "confidence":
+                np.testing.assert_array_equal(getattr(verdicts, name), getattr(alone, name))
+        # In float32 the last bit hangs on how many rows a processor multiplies at once.
+        np.testing.assert_allclose(verdicts.confidence, alone.confidence, rtol=1e-6)
 
 
 def test_machines_in_one_request_are_told_apart() -> None:
