@@ -29,7 +29,9 @@ test-system: $(READY) ## run the tests of a whole deployment under faults, in pr
 	$(VENV)/bin/python -m pytest -m system
 
 test-vllm: $(READY) $(VLLM_READY) ## run the tests inside and against a real vLLM, on a CPU
-	$(VLLM_VENV)/bin/python -m pytest -W default -m vllm tests/vllm  # what vLLM and torch warn of is theirs
+	@# Warnings are vLLM's and torch's. Two processes: vLLM does not start beside numba, which servers' tests need.
+	$(VLLM_VENV)/bin/python -m pytest -W default -m vllm tests/vllm --ignore tests/vllm/server
+	$(VLLM_VENV)/bin/python -m pytest -W default -m vllm tests/vllm/server
 
 check: $(READY) ## check format, lint and types
 	$(VENV)/bin/ruff format --check .
