@@ -23,7 +23,7 @@ train: $(READY) ## train the policy
 	$(VENV)/bin/rlkv train
 
 test: $(READY) ## run the tests
-	$(VENV)/bin/python -m pytest -n 2 -m "not system and not vllm"
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not system and not vllm"
 
 test-system: $(READY) ## run the tests of a whole deployment under faults, in processes of its own
 	$(VENV)/bin/python -m pytest -m system
