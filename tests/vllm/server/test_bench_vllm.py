@@ -28,6 +28,7 @@ SMALL = Size(
 )
 
 
+@pytest.mark.slow
 def test_the_bench_runs_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, sys.executable)
     with_own = partial(SidecarProcess, python=OWN_PYTHON)
