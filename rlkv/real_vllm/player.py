@@ -99,8 +99,11 @@ async def _play(url: str, sessions: Sequence[Session], on_turn: Callable[[], Non
         ):
             for session in sessions:
                 group.create_task(run(session))
-    except* httpx.HTTPError as errors:
-        raise RlkvError(f"the server under load: {errors.exceptions[0]!r}") from errors
+    except ExceptionGroup as errors:  # not except*, in which Python 3.11.2 wraps what is raised
+        failed, others = errors.split(httpx.HTTPError)
+        if failed is None or others is not None:
+            raise
+        raise RlkvError(f"the server under load: {failed.exceptions[0]!r}") from errors
     return Played(seen, time.monotonic() - start_s)
 
 
