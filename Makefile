@@ -19,7 +19,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS      := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-system test-vllm check deploy-check bench bench-gpu bundle clean
+.PHONY: help train test test-system test-vllm test-vllm-inside test-vllm-servers check deploy-check bench bench-gpu bundle clean
 
 help: ## say what each verb does
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 - \2/'
@@ -33,8 +33,12 @@ test: $(READY) ## run the tests
 test-system: $(READY) ## run the tests of a whole deployment under faults, in processes of its own
 	$(VENV)/bin/python -m pytest -m system
 
-test-vllm: $(READY) $(VLLM_READY) ## run the tests inside and against a real vLLM, on a CPU
+test-vllm: test-vllm-inside test-vllm-servers ## run the tests inside and against a real vLLM, on a CPU
+
+test-vllm-inside: $(VLLM_READY)
 	$(VLLM_VENV)/bin/python -m pytest $(VLLM_TESTS) tests/vllm --ignore=tests/vllm/server
+
+test-vllm-servers: $(READY) $(VLLM_READY)
 	$(VLLM_VENV)/bin/python -m pytest $(VLLM_TESTS) tests/vllm/server
 
 check: $(READY) ## check format, lint and types

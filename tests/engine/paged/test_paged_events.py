@@ -1,6 +1,6 @@
 """Whatever happens, in whatever order: the books add up, and nobody gets a wrong token.
 
-RLKV_PAGED_EVENTS says how many events there are, 16,000 without it.
+RLKV_PAGED_EVENTS says how many events there are, 10,000 without it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.engine.paged.small_engine import (
     use_copies,
 )
 
-NUM_EVENTS = int(os.environ.get("RLKV_PAGED_EVENTS", "16000"))
+NUM_EVENTS = int(os.environ.get("RLKV_PAGED_EVENTS", "10000"))
 NUM_WORLDS = 4
 
 
