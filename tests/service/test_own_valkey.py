@@ -10,7 +10,7 @@ import pytest
 from rlkv_engine.errors import InputError
 from rlkv_service.embedded_valkey import EmbeddedValkey
 from rlkv_service.own_valkey import OwnValkey
-from rlkv_service.redis_errors import RedisError
+from rlkv_service.redis_errors import RedisError, RedisReplyError
 from rlkv_service.redis_url import RedisURL
 from rlkv_service.resp import RespConnection
 from tests.service.sidecar.queue_client import until
@@ -29,6 +29,15 @@ def answers(url: RedisURL) -> bool:
         return False
 
 
+def value_of(url: RedisURL) -> bytes | None:
+    with RespConnection(url) as connection:
+        try:
+            value: bytes | None = connection.execute("GET", "a")
+            return value
+        except RedisReplyError:  # it is still loading
+            return None
+
+
 def test_one_that_dies_is_started_again(short_folder: Path) -> None:
     stop = threading.Event()
     with OwnValkey(short_folder) as own:
@@ -39,8 +48,8 @@ def test_one_that_dies_is_started_again(short_folder: Path) -> None:
         first = pid_of(own.url)
         os.kill(first, signal.SIGKILL)
         until(lambda: answers(own.url) and pid_of(own.url) != first, "it stays dead")
-        with RespConnection(own.url) as connection:
-            assert connection.execute("GET", "a") == b"kept"
+        until(lambda: value_of(own.url) is not None, "it does not load what it had")
+        assert value_of(own.url) == b"kept"
         stop.set()
         thread.join()
     assert not answers(own.url)
