@@ -78,7 +78,7 @@ def rlkv(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_before_an_engine_that_is_killed_and_comes_back(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -101,6 +101,7 @@ def sidecar_url() -> Iterator[RedisURL]:
             valkey.stop()
 
 
+@pytest.mark.system
 def test_a_sidecar_decides_and_the_tokens_are_the_same(sidecar_url: RedisURL) -> None:
     small = scenario(fast())
     house, *_ = policies()
