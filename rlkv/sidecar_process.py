@@ -38,11 +38,12 @@ class SidecarProcess:
         # Paths of unix sockets are short.
         self._folder = tempfile.TemporaryDirectory(prefix="rlkv-")
         data_dir = data_dir or Path(self._folder.name)
+        place = [] if "--redis" in words else ["--data-dir", str(data_dir)]
         # Into a file: a pipe that nobody reads fills up.
         self._stderr = Path(self._folder.name) / "stderr"
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [str(python), "-m", "rlkv", "serve", "--data-dir", str(data_dir), *words],
+                [str(python), "-m", "rlkv", "serve", *place, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
