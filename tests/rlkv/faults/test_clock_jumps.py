@@ -34,8 +34,8 @@ def test_the_servers_goes_ahead_by_an_hour_and_back(
     with EngineLoop(system.engine_wire.url, "jump", system.bundles) as engine:
         until_answered([engine], 100)
         jump(3600)
-        # To a sidecar every request is an hour late, until the client hears of the new time with its
-        # next probe: how many those are depends on the machine's speed.
+        # To a sidecar every request is an hour late, until the client hears of the new time with
+        # its next probe: how many those are depends on the speed of the machine.
         until_local([engine], 10)
         until_answered([engine], 200, "the client hears of the new time")
         jump(0)
