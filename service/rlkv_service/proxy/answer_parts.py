@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from rlkv_service.proxy.answers import Answer, Choice, ToolCall
 
 
-class AnswerParts:
+class AnswerParts(ABC):
     """Texts and calls of each choice, by its index."""
 
     def __init__(self) -> None:
@@ -16,13 +17,13 @@ class AnswerParts:
         self.texts: dict[int, list[str]] = {}
         self._calls: dict[int, dict[Any, list[str]]] = {}  # [id, name, arguments]
 
+    @abstractmethod
     def take(self, data: bytes) -> None:
         """A piece of JSON: an event's, or the whole answer.
 
         Raises:
             msgspec.MsgspecError: it is not what the API says.
         """
-        raise NotImplementedError
 
     def text(self, index: int, text: str) -> None:
         """More text of a choice."""

@@ -19,12 +19,11 @@ from rlkv_service.proxy.backend_calls import BackendCalls
 from rlkv_service.proxy.backend_facts import BackendFacts, names_of
 from rlkv_service.proxy.figures import Figures, figures_text
 from rlkv_service.proxy.forwarding import Forwarding
-from rlkv_service.proxy.headers import request_headers
 from rlkv_service.proxy.options import ProxyOptions
 from rlkv_service.proxy.problems import openai_problem_response, send_problem
 from rlkv_service.proxy.sidecar_link import SidecarLink
 from rlkv_service.proxy.turns import Turns
-from rlkv_service.proxy.upstream import Upstream, request_head
+from rlkv_service.proxy.upstream import Upstream
 from rlkv_service.proxy.upstream_connection import UpstreamError
 from rlkv_service.web_server.body_limit import BodyLimit
 
@@ -116,26 +115,16 @@ class Proxy:
         names = names_of(self._options.backend)
         if self.sidecar is None or names is None:
             return
-        url = self._options.url
         headers = []
         if self._options.authorization is not None:
             headers.append((b"authorization", self._options.authorization))
-        sent = request_headers(headers, url.authority.encode(), None)
-        head = request_head("GET", (url.path + names.path).encode(), sent)
         try:
-            connection = await self.upstream.request("GET", head, b"")
-            try:
-                pieces = []
-                while piece := await connection.read_body():
-                    pieces.append(piece)
-                status = connection.status
-            finally:
-                self.upstream.give_back(connection)
+            status, body = await self.upstream.ask("GET", names.path, headers)
         except UpstreamError:
             self.facts.forget()
             return
         if status == 200:
-            self.facts.learn(names, b"".join(pieces).decode(errors="replace"))
+            self.facts.learn(names, body.decode(errors="replace"))
         else:
             self.facts.forget()
 

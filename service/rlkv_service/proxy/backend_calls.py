@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from rlkv_service.adapters.hints import Call, OnReturn
-from rlkv_service.proxy.headers import request_headers
-from rlkv_service.proxy.upstream import Upstream, request_head
+from rlkv_service.proxy.upstream import Upstream
 from rlkv_service.proxy.upstream_connection import UpstreamError
 
 _log = logging.getLogger(__name__)
@@ -91,23 +90,13 @@ class BackendCalls:
         task.add_done_callback(self._tasks.discard)
 
     async def _call(self, call: Call) -> None:
-        upstream = self._servers[call.server]
         body = b"" if call.body is None else msgspec.json.encode(call.body)
         headers = [(b"content-type", b"application/json")] if body else []
         if self._authorization is not None and call.server == "engine":
             headers.append((b"authorization", self._authorization))
         headers += [(name.lower().encode(), value.encode()) for name, value in call.headers.items()]
-        url = upstream.url
-        sent = request_headers(headers, url.authority.encode(), len(body) if body else None)
-        head = request_head(call.method, (url.path + call.path).encode(), sent)
         try:
-            connection = await upstream.request(call.method, head, body)
-            try:
-                while await connection.read_body():
-                    pass
-                status = connection.status
-            finally:
-                upstream.give_back(connection)
+            status, _ = await self._servers[call.server].ask(call.method, call.path, headers, body)
         except UpstreamError as error:
             self.counts["failed"] += 1
             _log.info("%s %s: %s", call.method, call.path, error)

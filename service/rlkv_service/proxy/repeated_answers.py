@@ -40,11 +40,7 @@ _item = msgspec.json.Decoder(_Item)
 
 def answer_of_chat_message(message: bytes) -> Choice | None:
     """The answer in a message of a chat; None: there is none."""
-    try:
-        said = _chat_message.decode(message)
-    except (msgspec.MsgspecError, RecursionError):
-        return None
-    if said.role != "assistant":
+    if (said := _said_by_model(message)) is None:
         return None
     calls = [
         ToolCall(call.id or "", call.function.name, _text(call.function.arguments))
@@ -56,11 +52,7 @@ def answer_of_chat_message(message: bytes) -> Choice | None:
 
 def answer_of_messages_message(message: bytes) -> Choice | None:
     """The same for Anthropic's messages."""
-    try:
-        said = _chat_message.decode(message)
-    except (msgspec.MsgspecError, RecursionError):
-        return None
-    if said.role != "assistant":
+    if (said := _said_by_model(message)) is None:
         return None
     blocks = said.content if isinstance(said.content, list) else []
     calls = [
@@ -100,6 +92,14 @@ def text_of(content: Any) -> str:
         return ""
     parts = [part.get("text") for part in content if isinstance(part, dict)]
     return "".join(part for part in parts if isinstance(part, str))
+
+
+def _said_by_model(message: bytes) -> _ChatMessage | None:
+    try:
+        said = _chat_message.decode(message)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return said if said.role == "assistant" else None
 
 
 def _text(arguments: Any) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from rlkv_service.proxy.backend_url import BackendURL
+from rlkv_service.proxy.headers import request_headers
 from rlkv_service.proxy.upstream_connection import Headers, UpstreamConnection, UpstreamError
 
 #: Idle connections; servers like vLLM's close theirs after 5 s, and who asks just then is lost.
@@ -64,6 +65,31 @@ class Upstream:
                     raise
                 self.num_retries += 1
         return await self._exchange(await self._connect(), method, head, body)
+
+    async def ask(
+        self, method: str, path: str, headers: Headers, body: bytes = b""
+    ) -> tuple[int, bytes]:
+        """A request of the proxy's own; the status and the body of the answer.
+
+        Args:
+            method: of the request.
+            path: behind that of the backend.
+            headers: names in lower case.
+            body: all of it.
+
+        Raises:
+            UpstreamError: there is no response.
+        """
+        sent = request_headers(headers, self.url.authority.encode(), len(body) or None)
+        head = request_head(method, (self.url.path + path).encode(), sent)
+        connection = await self.request(method, head, body)
+        try:
+            pieces = []
+            while piece := await connection.read_body():
+                pieces.append(piece)
+            return connection.status, b"".join(pieces)
+        finally:
+            self.give_back(connection)
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """The response has been read, or nobody reads it any more."""
