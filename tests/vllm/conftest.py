@@ -51,8 +51,5 @@ def shared_engine(model_folder: Path) -> Iterator[TestEngine]:
 @pytest.fixture
 def engine(shared_engine: TestEngine) -> Iterator[TestEngine]:
     """With the plug-in and a host tier; requests say what becomes of them. Left as it was found."""
-    shared_engine.forget_everything()
-    yield shared_engine
-    shared_engine.run()
-    shared_engine.forget_everything()
-    shared_engine.check_is_empty()
+    with shared_engine.lent() as lent:
+        yield lent

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,15 @@ class TestEngine:
         request_id = self.add(prompt, max_tokens, session=session, hint=hint)
         self.run()
         return self.outputs[request_id], self.cached[request_id]
+
+    @contextmanager
+    def lent(self) -> Iterator[TestEngine]:
+        """To one test, which finds it empty and leaves it so."""
+        self.forget_everything()
+        yield self
+        self.run()
+        self.forget_everything()
+        self.check_is_empty()
 
     def forget_everything(self) -> None:
         """The device's cache is emptied."""

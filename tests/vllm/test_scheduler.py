@@ -25,11 +25,8 @@ def scheduling(request: pytest.FixtureRequest, model_folder: Path) -> Iterator[T
 
 @pytest.fixture
 def engine(scheduling: TestEngine) -> Iterator[TestEngine]:
-    scheduling.forget_everything()
-    yield scheduling
-    scheduling.run()
-    scheduling.forget_everything()
-    scheduling.check_is_empty()
+    with scheduling.lent() as lent:
+        yield lent
 
 
 def test_a_preserved_session_is_found_and_right(engine: TestEngine) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from rlkv_service.redis_url import RedisURL
 from rlkv_service.sidecar.service import DecisionService
 from rlkv_service.web_server.listening import listen
 from rlkv_service.web_server.running import WebServer
+from tests.service.serving_thread import serving
 
 #: Nothing here takes so long, seconds; what does has failed.
 PATIENCE_S = 60.0
@@ -65,13 +65,8 @@ def running_api(service: DecisionService, options: ApiOptions | None = None) -> 
     app = make_app(service, options)
     with listen("127.0.0.1", 0) as listening:
         server = WebServer(app, app.state.feed.close)
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        try:
-            with httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False) as http:
-                yield Api(url, http, service)
-        finally:
-            server.should_exit = True
-            thread.join(PATIENCE_S)
-            assert not thread.is_alive(), "the server does not stop"
+        with (
+            serving(server, listening, PATIENCE_S) as url,
+            httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False) as http,
+        ):
+            yield Api(url, http, service)

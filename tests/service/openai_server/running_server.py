@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from tests.service.openai_server.scripted_model import (
     ScriptedModel,
     answer,
 )
+from tests.service.serving_thread import serving
 
 #: Nothing here takes so long, seconds; what does has failed.
 PATIENCE_S = 120.0
@@ -113,15 +113,10 @@ def running_server(
     # It listens before it serves: a client that comes early waits.
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
-        serving = threading.Thread(target=server.run, args=([listening],))
-        serving.start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        running = Running(url, engine, app.state.thread, app.state.serving)
-        try:
-            yield running
-        finally:
-            for client in running._clients:
-                client.close()
-            server.should_exit = True
-            serving.join(PATIENCE_S)
-            assert not serving.is_alive(), "the server does not stop"
+        with serving(server, listening, PATIENCE_S) as url:
+            running = Running(url, engine, app.state.thread, app.state.serving)
+            try:
+                yield running
+            finally:
+                for client in running._clients:
+                    client.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from rlkv_service.proxy.app import Proxy
 from rlkv_service.proxy.backend_url import BackendURL
 from rlkv_service.proxy.options import ProxyOptions
 from rlkv_service.web_server.running import WebServer
+from tests.service.serving_thread import serving
 
 #: Nothing here takes so long, seconds; what does has failed.
 PATIENCE_S = 120.0
@@ -54,14 +54,10 @@ def running_proxy(url: str, **options: Any) -> Iterator[RunningProxy]:
     proxy = Proxy(ProxyOptions(url=BackendURL.parse(url), **options))
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
         server = WebServer(proxy.app, passes_through=True)
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        running = RunningProxy(f"http://127.0.0.1:{listening.getsockname()[1]}", proxy)
-        try:
-            yield running
-        finally:
-            for client in running._clients:
-                client.close()
-            server.should_exit = True
-            thread.join(PATIENCE_S)
-            assert not thread.is_alive(), "the proxy does not stop"
+        with serving(server, listening, PATIENCE_S) as address:
+            running = RunningProxy(address, proxy)
+            try:
+                yield running
+            finally:
+                for client in running._clients:
+                    client.close()
