@@ -23,8 +23,8 @@ class SidecarProcess:
     """A running sidecar.
 
     Args:
-        words: options of ``rlkv serve``, on top of a folder for its data; with ``--http`` the port
-            may be 0.
+        words: options of ``rlkv serve``, on top of a folder for its data unless ``--redis`` is one
+            of them; with ``--http`` the port may be 0.
         data_dir: of its Valkey; without it one that goes with the process.
         python: of the environment that it runs in.
 
