@@ -84,7 +84,7 @@ class Size:
     vllm_concurrent: float = 8.0  #: agents at a time, about
     vllm_pressure: float = 2.5  #: what they want to hold over the pool
     vllm_stranger_load: float = 0.15  #: of the server's time, alone
-    vllm_pace_turns: int = 12
+    vllm_pace_turns: int = 40
     vllm_admissions: int = 8
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from rlkv.bench.intervals import Interval, ratio_interval
 from rlkv.bench.measure import Size
 from rlkv.bench.vllm_costs import Costs, Load, Memory, measure_costs
-from rlkv.bench.vllm_pace import admissions, decode_times_s
+from rlkv.bench.vllm_pace import admissions, decode
 from rlkv.bench.vllm_process import VARIABLE, vllm_python
 from rlkv.bench.vllm_runs import TIMES, compared, run_figures, working_set_ratio
 from rlkv.real_vllm.model_folder import write_model_folder
@@ -178,13 +178,14 @@ class _Bench:
             return {}
         self._say("the pace of decoding with a stopped sidecar")
         self._sidecar.suspend()
-        took_s = decode_times_s(
-            {name: servers[name] for name in (STOCK, "rule", "sidecar")}, self._size
-        )
+        decodings = decode({name: servers[name] for name in (STOCK, "rule", "sidecar")}, self._size)
         self._sidecar.resume()
+        stock, none, stopped = (decodings[name] for name in (STOCK, "rule", "sidecar"))
         return {
-            "pace_stopped_over_none": ratio_interval(took_s["rule"], took_s["sidecar"]),
-            "pace_plugin_over_stock": ratio_interval(took_s[STOCK], took_s["rule"]),
+            "pace_stopped_over_none": ratio_interval(none.took_s, stopped.took_s),
+            "pace_plugin_over_stock": ratio_interval(stock.took_s, none.took_s),
+            "plugin_share_stopped": (stopped.plugin_share, None),
+            "plugin_share_none": (none.plugin_share, None),
         }
 
     def _admission_figures(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,21 +26,36 @@ HELD_SHARE = 0.9
 _LOOK_EVERY_S, _LOOKS = 0.05, 100
 
 
-def decode_times_s(servers: Mapping[str, VllmServer], size: Size) -> dict[str, Sequence[float]]:
+@dataclass(slots=True)
+class Decoding:
+    """What decoding was like on a server."""
+
+    took_s: list[float]  #: of each turn
+    plugin_s: float = 0.0  #: of all turns, in which the scheduler was with the plug-in
+
+    @property
+    def plugin_share(self) -> float:
+        """Of the time, what the scheduler was with the plug-in."""
+        return self.plugin_s / sum(self.took_s)
+
+
+def decode(servers: Mapping[str, VllmServer], size: Size) -> dict[str, Decoding]:
     """How long streams take to decode while pauses begin, by server, paired by turn.
 
     All servers take turns, in random order: what a machine does meanwhile they share.
     """
     random = np.random.default_rng(0)
-    took_s: dict[str, list[float]] = {name: [] for name in servers}
+    decodings = {name: Decoding([]) for name in servers}
     for turn in range(size.vllm_pace_turns + 1):
         order = list(servers)
         random.shuffle(order)
         for name in order:
-            each_s = _decode_s(servers[name], random, f"pace-{turn}")
+            before_s = servers[name].metric("rlkv_plugin_seconds_total")
+            took_s = _decode_s(servers[name], random, f"pace-{turn}")
             if turn > 0:  # the first warms up
-                took_s[name].append(each_s)
-    return dict(took_s)
+                decodings[name].took_s.append(took_s)
+                decodings[name].plugin_s += servers[name].metric("rlkv_plugin_seconds_total") - before_s
+    return decodings
 
 
 def _decode_s(server: VllmServer, random: np.random.Generator, turn: str) -> float:

@@ -12,6 +12,7 @@ import typer
 from rlkv.cli.output import AsJson, check_writable_file, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.status import Status
     from rich.table import Table
 
@@ -66,8 +67,9 @@ def bench_command(
         check_writable_file(file)
     records = []
     for each in chosen:
-        with Console(stderr=True).status(f"bench {each}") as status:
-            say = partial(_say, status, each)
+        errors = Console(stderr=True)
+        with errors.status(f"bench {each}") as status:
+            say = partial(_say, errors, status, each)
             record = run_bench(each, Size(engine_model=model), say=say)
         records.append(record)
         if each in files:
@@ -85,8 +87,11 @@ def bench_command(
             Console().print(policies_table(record))
 
 
-def _say(status: Status, name: str, text: str) -> None:
-    status.update(f"bench {name}: {text}")
+def _say(errors: Console, status: Status, name: str, text: str) -> None:
+    if errors.is_terminal:
+        status.update(f"bench {name}: {text}")
+    else:
+        errors.print(f"bench {name}: {text}", highlight=False)
 
 
 def _png(record: dict[str, Any]) -> bytes:

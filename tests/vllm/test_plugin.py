@@ -10,7 +10,12 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import supports_hma
 
 from rlkv_service.adapters.vllm import plugin
 from rlkv_service.adapters.vllm.connector import RlkvConnector
-from rlkv_service.adapters.vllm.metrics import RlkvPromMetrics, RlkvStats, StatsDeltas
+from rlkv_service.adapters.vllm.metrics import (
+    SPENT_US,
+    RlkvPromMetrics,
+    RlkvStats,
+    StatsDeltas,
+)
 from tests.vllm.engine import TestEngine, tokens
 
 
@@ -45,12 +50,18 @@ def test_stats_add_up() -> None:
     first = deltas.since({"returned": 2, "decisions:SWAP:RULE": 1}, {"host_blocks": 5})
     assert first is not None and not first.is_empty()
     assert deltas.since({"returned": 2, "decisions:SWAP:RULE": 1}, {"host_blocks": 5}) is None
-    second = deltas.since({"returned": 5, "decisions:SWAP:RULE": 1}, {"host_blocks": 7})
-    assert second is not None and second.data["counts"] == {"returned": 3}
+    # Its own time passes with every step, and is no news by itself.
+    idle = {"returned": 2, "decisions:SWAP:RULE": 1, SPENT_US: 40}
+    assert deltas.since(idle, {"host_blocks": 5}) is None
+    busy = {"returned": 5, "decisions:SWAP:RULE": 1, SPENT_US: 70}
+    second = deltas.since(busy, {"host_blocks": 7})
+    assert second is not None and second.data["counts"] == {"returned": 3, SPENT_US: 70}
     both = RlkvConnector.build_kv_connector_stats(first.to_dict())
     assert both is not None
     both = both.aggregate(second)
-    assert both.reduce() == {"returned": 5, "decisions:SWAP:RULE": 1, "host_blocks": 7}
+    assert both.reduce() == {
+        "returned": 5, "decisions:SWAP:RULE": 1, SPENT_US: 70, "host_blocks": 7
+    }  # fmt: skip
     assert RlkvStats().is_empty()
 
 
@@ -64,7 +75,7 @@ def test_prometheus_has_them() -> None:
     metrics.observe(
         {"counts": {"decisions:SWAP:RULE": 3, "returned": 2}, "gauges": {"host_blocks": 4}}
     )
-    metrics.observe({"counts": {"returned": 1}, "gauges": {"host_blocks": 1}})
+    metrics.observe({"counts": {"returned": 1, SPENT_US: 2500}, "gauges": {"host_blocks": 1}})
 
     def value(name: str, **labels: str) -> float | None:
         return REGISTRY.get_sample_value(name, {"engine": "0", **labels})
@@ -72,6 +83,7 @@ def test_prometheus_has_them() -> None:
     assert value("rlkv_decisions_total", verb="SWAP", source="RULE") == 3
     assert value("rlkv_events_total", event="returned") == 3
     assert value("rlkv_held", kind="host_blocks") == 1
+    assert value("rlkv_plugin_seconds_total") == 0.0025
 
 
 def test_an_engines_stats_are_the_keepers_counts(engine: TestEngine) -> None:
@@ -80,4 +92,6 @@ def test_an_engines_stats_are_the_keepers_counts(engine: TestEngine) -> None:
     stats = engine.connector.get_kv_connector_stats()
     # vLLM has taken what there was with every step, so little is left; it adds up all the same.
     assert stats is None or isinstance(stats, RlkvStats)
-    assert engine.connector._deltas._counts == engine.counts
+    counts = dict(engine.connector._deltas._counts)
+    assert counts.pop(SPENT_US) > 0
+    assert counts == engine.counts

@@ -75,7 +75,7 @@ class AskingAhead:
         for point in _POINTS:
             need = max(1, room.last_need.get(point, 1))
             needs.append(Need(int(point), need, max(1, need + slack - free)))
-        candidates = [state.candidate(session, rank) for rank, session in enumerate(due)]
+        candidates = state.candidates(due, range(len(due)))
         asked = [_Asked(session, session.pause) for session in due if session.pause is not None]
         tag = (None, asked)
         if self._deciding.ask_ahead(state.machine(), state.moment(), candidates, needs, tag):

@@ -50,7 +50,12 @@ from rlkv_service.adapters.vllm.guard import Guard
 from rlkv_service.adapters.vllm.host_copies import HostCopies
 from rlkv_service.adapters.vllm.keeper import Keeper
 from rlkv_service.adapters.vllm.making import make_keeper
-from rlkv_service.adapters.vllm.metrics import RlkvPromMetrics, RlkvStats, StatsDeltas
+from rlkv_service.adapters.vllm.metrics import (
+    SPENT_US,
+    RlkvPromMetrics,
+    RlkvStats,
+    StatsDeltas,
+)
 from rlkv_service.adapters.vllm.settings import Settings
 from rlkv_service.adapters.vllm.support import LOGGER, NORMAL_ENDS, num_slots, why_not
 
@@ -237,7 +242,10 @@ class RlkvConnector(KVConnectorBase_V1, SupportsHMA):
         """What has changed since the last call."""
         if (keeper := self.keeper) is None:
             return None
-        return self._guard.call(lambda: self._deltas.since(keeper.counts(), keeper.gauges()), None)
+        spent = {SPENT_US: self._guard.spent_ns // 1000}
+        return self._guard.call(
+            lambda: self._deltas.since(keeper.counts() | spent, keeper.gauges()), None
+        )
 
     @classmethod
     def build_kv_connector_stats(

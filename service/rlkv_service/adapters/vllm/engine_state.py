@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rlkv_service.adapters.vllm.costs import Costs
@@ -14,6 +14,7 @@ from rlkv_service.adapters.vllm.pool import EngineRequest, Pool
 from rlkv_service.adapters.vllm.sessions import Session, SessionBook, Turn
 from rlkv_service.adapters.vllm.settings import Settings
 from rlkv_service.adapters.vllm.tally import Tally
+from rlkv_service.adapters.vllm.victim_order import KeysByReturn
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,25 @@ class EngineState:
             self.book.num_paused,
         )
 
-    def candidate(self, session: Session, rank: int = 0) -> Candidate:
-        """A paused session as a row of facts describes it."""
+    def candidates(self, sessions: Sequence[Session], ranks: Iterable[int]) -> list[Candidate]:
+        """Paused sessions as rows of facts describe them.
+
+        Args:
+            sessions: that are paused.
+            ranks: their places in the order of victims.
+        """
+        host = self.tier.index.by_return(self.expected_back_s)
+        return [
+            self._candidate(session, rank, host)
+            for session, rank in zip(sessions, ranks, strict=True)
+        ]
+
+    def _candidate(self, session: Session, rank: int, host: KeysByReturn) -> Candidate:
         pause = session.pause
         assert pause is not None
         now_s = self.clock()
         elapsed_s = now_s - pause.began_s
+        remaining_s = self.means.remaining_s(pause.tool, elapsed_s)
         num_host = self.tier.index.num_ready(pause.hashes)
         num_device = len(self.holds.of(session.name)) or len(pause.hashes)
         return Candidate(
@@ -116,17 +130,21 @@ class EngineState:
             elapsed_s,
             now_s - session.started_s,
             session.tool_wait_s + elapsed_s,
-            self.means.remaining_s(pause.tool, elapsed_s),
+            remaining_s,
             rank,
+            self.tier.index.num_free + host.num_later_than(remaining_s),
         )
 
     def expected_back_s(self, name: str) -> float:
-        """How long until a session is back; 0 of one that is here, infinite of one unknown."""
+        """How long until a session needs its blocks: infinite of one unknown, or that runs.
+
+        Who runs has them on the device.
+        """
         session = self.book.find(name)
-        if session is None:
+        pause = session.pause if session is not None else None
+        if pause is None:
             return float("inf")
-        pause = session.pause
-        if pause is None or pause.back_s is not None:
+        if pause.back_s is not None:
             return 0.0
         return self.means.remaining_s(pause.tool, self.clock() - pause.began_s)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from rlkv_engine import facts as F
 from rlkv_service.columns import DecisionRows
+from rlkv_service.schema import Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Candidate:
     tool_wait_s: float
     remaining_s: float  #: this engine's own estimate
     rank: int = 0
+    host_room_blocks: int = 0  #: free on the host, or of sessions that are expected back later
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def fact_rows(
             each.life_s,
             each.tool_wait_s,
             each.rank,
-            F.UNKNOWN,
+            _swap_is_legal(machine, each, need),
             F.UNKNOWN,
         )
         for each, need in zip(candidates, needs, strict=True)
@@ -131,6 +133,16 @@ def fact_rows(
         [each.tool for each in candidates],
         np.array(facts, np.float64),
     )
+
+
+def _swap_is_legal(machine: Machine, candidate: Candidate, need: Need) -> float:
+    if not machine.num_host_blocks:
+        return 0.0
+    # At a CALL all of it is copied; else no more than what is missing.
+    copied = candidate.dirty_blocks
+    if need.point != Point.CALL:
+        copied = min(copied, need.short_blocks)
+    return float(copied <= candidate.host_room_blocks)
 
 
 def with_own_estimates(

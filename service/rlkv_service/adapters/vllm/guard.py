@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,6 +22,8 @@ class Guard:
         self._logger, self._on_failure = logger, on_failure
         #: Why nothing is called any more; empty: it is.
         self.why_off = ""
+        #: What all calls together have taken, nanoseconds.
+        self.spent_ns = 0
 
     @property
     def is_on(self) -> bool:
@@ -37,6 +40,7 @@ class Guard:
         """What ``work`` returns; ``otherwise`` where it fails or the plug-in is off."""
         if self.why_off:
             return otherwise
+        start_ns = time.perf_counter_ns()
         try:
             return work()
         except Exception as error:
@@ -47,6 +51,8 @@ class Guard:
             except Exception:
                 self._logger.exception("rlkv could not let go of everything")
             return otherwise
+        finally:
+            self.spent_ns += time.perf_counter_ns() - start_ns
 
     def run(self, work: Callable[[], object]) -> bool:
         """Whether ``work`` was done."""

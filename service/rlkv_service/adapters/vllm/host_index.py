@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from rlkv_service.adapters.vllm.victim_order import SHARED, VictimOrder
+from rlkv_service.adapters.vllm.victim_order import SHARED, KeysByReturn, VictimOrder
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +20,8 @@ class HostIndex:
     """Blocks by hash in a number of places, each written once and read often.
 
     A block belongs to the session that has stored or used it last. When there is no room, the
-    session expected back last gives up blocks, from the end of its context on.
+    session expected back last gives up blocks, from the end of its context on; nobody does for a
+    session that is expected back later.
 
     Args:
         num_slots: places.
@@ -61,6 +62,10 @@ class HostIndex:
         """Blocks that belong to an owner."""
         return len(self._order.of(owner))
 
+    def by_return(self, expected_back_s: Callable[[str], float]) -> KeysByReturn:
+        """How many blocks could make room, by when their owners are expected back."""
+        return self._order.by_return(expected_back_s)
+
     def put(
         self,
         owner: str,
@@ -73,7 +78,8 @@ class HostIndex:
         Args:
             owner: to whom they belong.
             hashes: of the blocks, in the order of the context.
-            expected_back_s: when an owner is expected back; who is gone for good, infinite.
+            expected_back_s: how long until an owner is back; infinite: he never is, or has no
+                use for his blocks here.
             spare: blocks that must stay.
 
         Returns:
@@ -102,7 +108,7 @@ class HostIndex:
         spare: Collection[bytes],
     ) -> list[bytes] | None:
         victims: list[bytes] = []
-        for block_hash in self._order.victims(expected_back_s, spare=(owner,)):
+        for block_hash in self._order.victims(expected_back_s, expected_back_s(owner)):
             entry = self._entries[block_hash]
             if entry.is_ready and not entry.num_pins and block_hash not in spare:
                 victims.append(block_hash)

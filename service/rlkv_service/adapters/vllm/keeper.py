@@ -343,7 +343,7 @@ class Keeper:
             verdict, asked = self._deciding.at_call(
                 self.state.machine(),
                 self.state.moment(),
-                self.state.candidate(session),
+                self.state.candidates([session], [0])[0],
                 self.state.means.mean_s,
                 self._ahead.tag_of_call(session),
             )

@@ -16,6 +16,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
 
 _COUNTS, _GAUGES = "counts", "gauges"
 _DECISIONS = "decisions:"
+#: A count that every step adds to: alone it is no news.
+SPENT_US = "spent_us"
 
 
 class RlkvStats(KVConnectorStats):
@@ -53,7 +55,7 @@ class RlkvStats(KVConnectorStats):
 
 
 class RlkvPromMetrics(KVConnectorPromMetrics):
-    """``rlkv_decisions_total``, ``rlkv_events_total`` and ``rlkv_held``, with their labels."""
+    """``rlkv_decisions_total``, ``rlkv_events_total``, ``rlkv_plugin_seconds_total``, ``rlkv_held``."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -66,6 +68,11 @@ class RlkvPromMetrics(KVConnectorPromMetrics):
             name="rlkv_events_total",
             documentation="Whatever else the plug-in counts: blocks, tokens, requests, by event.",
             labelnames=[*self._labelnames, "event"],
+        )
+        self._seconds = self._counter_cls(
+            name="rlkv_plugin_seconds_total",
+            documentation="Time of the engine's scheduler that the plug-in has taken.",
+            labelnames=self._labelnames,
         )
         self._held = self._gauge_cls(
             name="rlkv_held",
@@ -81,6 +88,8 @@ class RlkvPromMetrics(KVConnectorPromMetrics):
             if name.startswith(_DECISIONS):
                 _, verb, source = name.split(":")
                 self._decisions.labels(*labels, verb, source).inc(num)
+            elif name == SPENT_US:
+                self._seconds.labels(*labels).inc(num * 1e-6)
             else:
                 self._events.labels(*labels, name).inc(num)
         for name, num in transfer_stats_data.get(_GAUGES, {}).items():
@@ -98,7 +107,7 @@ class StatsDeltas:
         """Stats to be sent; None: nothing has changed."""
         new = {name: num - self._counts.get(name, 0) for name, num in counts.items()}
         new = {name: num for name, num in new.items() if num > 0}
-        if not new and gauges == self._gauges:
+        if not new.keys() - {SPENT_US} and gauges == self._gauges:
             return None
         self._counts, self._gauges = dict(counts), dict(gauges)
         return RlkvStats.of(new, gauges)

@@ -146,9 +146,10 @@ class Room:
             if answer is not None and state.num_steps - answer[1] <= MAX_ANSWER_AGE:
                 verbs[session.name] = Verb(answer[0])
         state.tally.add("revisits_answered", len(verbs))
-        rest = [session for session in victims if session.name not in verbs]
-        if rest:
-            candidates = [state.candidate(session, victims.index(session)) for session in rest]
+        ranks = [rank for rank, session in enumerate(victims) if session.name not in verbs]
+        if ranks:
+            rest = [victims[rank] for rank in ranks]
+            candidates = state.candidates(rest, ranks)
             said = self._deciding.rule_verbs(
                 state.machine(), state.moment(), candidates, need, state.means.mean_s
             )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 
 #: Owner of what several sessions have used: the last to leave.
 SHARED = ""
@@ -44,18 +47,45 @@ class VictimOrder:
         return list(self._owned.get(owner, ()))
 
     def victims(
-        self, expected_back_s: Callable[[str], float], spare: Iterable[str] = ()
+        self, expected_back_s: Callable[[str], float], later_than_s: float = -math.inf
     ) -> Iterator[bytes]:
         """Keys, the first are to go first: of each owner those at the end of the context.
 
         Args:
             expected_back_s: how long until an owner is back; infinite: he never is.
-            spare: owners who keep theirs.
+            later_than_s: owners who are expected back by then keep theirs.
         """
+        back = [(expected_back_s(owner), owner) for owner in self._owned if owner != SHARED]
         latest = sorted(
-            (owner for owner in self._owned if owner != SHARED and owner not in spare),
-            key=expected_back_s,
+            (each for each in back if each[0] > later_than_s),
+            key=lambda each: each[0],
             reverse=True,
         )
-        for owner in (*latest, SHARED):
+        for owner in (*(owner for _, owner in latest), SHARED):
             yield from reversed(self._owned.get(owner, {}))
+
+    def by_return(self, expected_back_s: Callable[[str], float]) -> KeysByReturn:
+        """How many keys there are, by when their owners are expected back."""
+        return KeysByReturn(
+            [
+                (math.inf if owner == SHARED else expected_back_s(owner), len(keys))
+                for owner, keys in self._owned.items()
+            ]
+        )
+
+
+class KeysByReturn:
+    """Numbers of keys, by when their owners are expected back.
+
+    Args:
+        owners: for each how long until he is back, and how many keys are his.
+    """
+
+    def __init__(self, owners: Iterable[tuple[float, int]]) -> None:
+        in_order = sorted(owners)
+        self._back_s = [back_s for back_s, _ in in_order]
+        self._num_until = [0, *accumulate(num for _, num in in_order)]
+
+    def num_later_than(self, back_s: float) -> int:
+        """Keys of owners who are expected back later: ``victims`` that many."""
+        return self._num_until[-1] - self._num_until[bisect_right(self._back_s, back_s)]

@@ -226,3 +226,41 @@ def test_several_requests_of_one_session() -> None:
     assert engine.keeper.gauges()["paused_sessions"] == 1
     assert engine.keeper.counts()["returned"] == 1
     engine.check()
+
+
+def test_who_never_comes_back_leaves_a_full_host_to_others() -> None:
+    engine = FakeEngine(num_host_blocks=20, policy="rule")
+    for i in range(5):
+        engine.ask(prompt(100 + i, 6), session=f"gone-{i}", hint={"tool": "search"})
+        engine.now_s += 3.0
+    last = engine.ask(prompt(1, 6.5), session="a", hint={"tool": "search"})
+    counts = engine.keeper.counts()
+    assert counts["decisions:SWAP:RULE"] == 6 and counts["host_evicted_blocks"] >= 16
+    strangers(engine)
+    assert next_turn(engine, last).found_tokens == (0, 6 * BLOCK)
+    engine.check()
+
+
+def test_nobody_leaves_the_host_for_somebody_expected_later() -> None:
+    engine = FakeEngine(num_host_blocks=8, policy="rule")
+    means = engine.keeper.state.means
+    means.observe("quick", 1.0)
+    means.observe("slow", 100.0)
+    quick = engine.ask(prompt(1, 6), session="quick", hint={"tool": "quick"})
+    engine.ask(prompt(2, 6), session="slow", hint={"tool": "slow"})
+    counts = engine.keeper.counts()
+    assert counts["decisions:SWAP:RULE"] == counts["decisions:PRESERVE:RULE"] == 1
+    strangers(engine)
+    assert next_turn(engine, quick, "quick").found_tokens == (0, 6 * BLOCK)
+    engine.check()
+
+
+def test_a_session_that_runs_leaves_the_host_to_one_that_pauses() -> None:
+    engine = FakeEngine(num_host_blocks=8, policy="rule")
+    first = engine.ask(prompt(1, 6), session="a")
+    running = engine.add([*first.tokens, *prompt(3, 1)], 5, session="a")
+    engine.step()
+    engine.ask(prompt(2, 6), session="b")
+    assert not engine.running and running.num_output_tokens == 5
+    assert engine.keeper.counts()["decisions:SWAP:RULE"] >= 2
+    engine.check()
