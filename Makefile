@@ -19,7 +19,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS      := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-system test-vllm test-vllm-inside test-vllm-servers check deploy-check bench bench-gpu bundle clean
+.PHONY: help train test test-slow test-system test-vllm test-vllm-inside test-vllm-servers check deploy-check bench bench-gpu bundle clean
 
 help: ## say what each verb does
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 - \2/'
@@ -28,7 +28,10 @@ train: $(READY) ## train the policy
 	$(VENV)/bin/rlkv train
 
 test: $(READY) ## run the tests
-	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not system and not vllm"
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not system and not vllm"
+
+test-slow: $(READY) ## run what the tests do in more places and for longer: all rules, all chips, fuzzing, benches in little
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "slow and not system and not vllm"
 
 test-system: $(READY) ## run the tests of a whole deployment under faults, in processes of its own
 	$(VENV)/bin/python -m pytest -m system

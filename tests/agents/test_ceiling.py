@@ -19,6 +19,9 @@ from rlkv_agents.suite import Setting
 from rlkv_engine.errors import InputError
 from tests.agents.small_scenario import small_scenario
 
+#: Search compiles loops of its own.
+pytestmark = pytest.mark.slow
+
 SMALL = small_scenario(2.0, 20, 100)
 HOUSE, SEES = AgentPolicy("house", House()), AgentPolicy("clairvoyant", Clairvoyant())
 BASES = Bases(Setting(SMALL, "trained", "default"), (HOUSE, SEES), HOUSE)

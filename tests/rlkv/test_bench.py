@@ -66,6 +66,7 @@ TINY = Size(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(BENCHES))
 def test_figures_are_finite_and_positive(name: str) -> None:
     record = run_bench(name, TINY)

@@ -39,6 +39,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     PRESETS.update(shipped)
 
 
+@pytest.mark.slow
 def test_the_ceiling_of_every_trace(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     save_bundle(tmp_path / "bundle", random_network(), {})
     out_folder = tmp_path / "out"

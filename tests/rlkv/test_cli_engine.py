@@ -61,7 +61,6 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         assert_refused(result, f"cannot listen at 127.0.0.1 port {port}")
 
 
-@pytest.mark.slow
 def test_the_tiny_model_is_served_until_it_is_stopped(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("secret\n")

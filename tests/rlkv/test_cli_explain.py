@@ -158,6 +158,7 @@ TRAIN = ("train", "--scenario", "crossover-slow", "--rounds", 2, "--seeds", 2, "
          "--rate", 30)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("safe", [True, False])
 def test_trees_are_saved_unless_they_are_worse_than_the_rule(
     tmp_path: Path,

@@ -23,6 +23,8 @@ from tests.envs.small_machine import small_profile, small_traces
 
 NUM_ITERATIONS = 2000
 POLICIES = [*(AgentPolicy(name, make_rule(name)) for name in RULES), random_network()]
+#: One that copies ahead, one that looks at everybody in every iteration, one that learns.
+QUICK = ("house", "min-waste", "learned")
 
 
 def simulated_log(
@@ -76,7 +78,13 @@ def trace() -> Trace:
     return small_traces(1)[0]
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(policy, id=policy.name, marks=() if policy.name in QUICK else pytest.mark.slow)
+        for policy in POLICIES
+    ],
+)
 def test_both_executors_carry_out_the_same_plans(policy: AgentPolicy, trace: Trace) -> None:
     profile = small_profile()
     expected = simulated_log(policy, profile, trace)

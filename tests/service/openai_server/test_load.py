@@ -47,6 +47,7 @@ async def agent(client: Any, index: int) -> tuple[str, list[str]]:
     return name, said
 
 
+@pytest.mark.slow
 def test_64_sessions_at_once_under_short_memory() -> None:
     # They share their first 16 blocks, and come to hold about 9 more each: twice the pool.
     with running_server(rule="swap", num_device_blocks=300, num_host_blocks=200) as server:

@@ -153,6 +153,7 @@ def test_a_stream_that_is_left_leaves_nothing(server: Running, proxy: RunningPro
     assert text_of(chat(client, [user("say still here")])) == "still here"
 
 
+@pytest.mark.slow
 def test_64_sessions_at_once(server: Running, proxy: RunningProxy) -> None:
     async def agent(client: Any, index: int) -> str:
         messages: list[Any] = [user(f"call tool-{index}")]
