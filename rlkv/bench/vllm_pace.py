@@ -54,7 +54,9 @@ def decode(servers: Mapping[str, VllmServer], size: Size) -> dict[str, Decoding]
             took_s = _decode_s(servers[name], random, f"pace-{turn}")
             if turn > 0:  # the first warms up
                 decodings[name].took_s.append(took_s)
-                decodings[name].plugin_s += servers[name].metric("rlkv_plugin_seconds_total") - before_s
+                decodings[name].plugin_s += (
+                    servers[name].metric("rlkv_plugin_seconds_total") - before_s
+                )
     return decodings
 
 

@@ -244,7 +244,8 @@ def test_the_compiled_rule_is_the_rule_answered_from_outside(seed: int) -> None:
     assert_same(arrays(engine), arrays(asked), "the rule inside and outside")
 
 
-def world_in_the_middle() -> Engine:
+@pytest.fixture(scope="module")
+def middle() -> Engine:
     """An engine with running, queued and paused sessions, copies under way and host blocks."""
     for seed in range(1000):
         random = Random(f"middle {seed}")
@@ -370,8 +371,10 @@ def _session_made_up(st: S.State) -> None:
         (_session_made_up, "sessions were lost or made up"),
     ],
 )
-def test_what_does_not_add_up_is_named(corrupt: Callable[[S.State], None], named: str) -> None:
-    engine = world_in_the_middle()
+def test_what_does_not_add_up_is_named(
+    middle: Engine, corrupt: Callable[[S.State], None], named: str
+) -> None:
+    engine = middle.fork()
     engine.check_integrity()
     corrupt(engine.state)
     with pytest.raises(IntegrityError, match=named) as caught:

@@ -104,7 +104,9 @@ class EngineState:
             sessions: that are paused.
             ranks: their places in the order of victims.
         """
-        host = self.tier.index.by_return(self.expected_back_s)
+        host = KeysByReturn(())
+        if any(len(s.pause.hashes) > self.tier.index.num_free for s in sessions if s.pause):
+            host = self.tier.index.by_return(self.expected_back_s)
         return [
             self._candidate(session, rank, host)
             for session, rank in zip(sessions, ranks, strict=True)

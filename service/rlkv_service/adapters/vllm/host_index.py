@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from rlkv_service.adapters.vllm.victim_order import SHARED, KeysByReturn, VictimOrder
+from rlkv_service.adapters.vllm.victim_order import MOST_OWNERS, SHARED, KeysByReturn, VictimOrder
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +64,7 @@ class HostIndex:
 
     def by_return(self, expected_back_s: Callable[[str], float]) -> KeysByReturn:
         """How many blocks could make room, by when their owners are expected back."""
-        return self._order.by_return(expected_back_s)
+        return self._order.by_return(expected_back_s, MOST_OWNERS)
 
     def put(
         self,
@@ -108,7 +108,8 @@ class HostIndex:
         spare: Collection[bytes],
     ) -> list[bytes] | None:
         victims: list[bytes] = []
-        for block_hash in self._order.victims(expected_back_s, expected_back_s(owner)):
+        own_s = expected_back_s(owner)
+        for block_hash in self._order.victims(expected_back_s, own_s, MOST_OWNERS):
             entry = self._entries[block_hash]
             if entry.is_ready and not entry.num_pins and block_hash not in spare:
                 victims.append(block_hash)

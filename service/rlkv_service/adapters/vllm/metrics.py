@@ -55,7 +55,7 @@ class RlkvStats(KVConnectorStats):
 
 
 class RlkvPromMetrics(KVConnectorPromMetrics):
-    """``rlkv_decisions_total``, ``rlkv_events_total``, ``rlkv_plugin_seconds_total``, ``rlkv_held``."""
+    """Decisions, other events, what is held, and the time that the plug-in takes."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

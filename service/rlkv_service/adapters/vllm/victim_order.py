@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 
 #: Owner of what several sessions have used: the last to leave.
 SHARED = ""
+#: Owners that are looked at where a look at all would take too long.
+MOST_OWNERS = 128
 
 
 class VictimOrder:
@@ -47,15 +49,23 @@ class VictimOrder:
         return list(self._owned.get(owner, ()))
 
     def victims(
-        self, expected_back_s: Callable[[str], float], later_than_s: float = -math.inf
+        self,
+        expected_back_s: Callable[[str], float],
+        later_than_s: float = -math.inf,
+        most_owners: int | None = None,
     ) -> Iterator[bytes]:
         """Keys, the first are to go first: of each owner those at the end of the context.
 
         Args:
             expected_back_s: how long until an owner is back; infinite: he never is.
             later_than_s: owners who are expected back by then keep theirs.
+            most_owners: that are looked at, those first whom nobody has looked at for longest.
         """
-        back = [(expected_back_s(owner), owner) for owner in self._owned if owner != SHARED]
+        back = [(expected_back_s(owner), owner) for owner in self._first(most_owners)]
+        if most_owners is not None:
+            for back_s, owner in back:
+                if back_s <= later_than_s:  # the next time it is others' turn
+                    self._owned[owner] = self._owned.pop(owner)
         latest = sorted(
             (each for each in back if each[0] > later_than_s),
             key=lambda each: each[0],
@@ -64,14 +74,15 @@ class VictimOrder:
         for owner in (*(owner for _, owner in latest), SHARED):
             yield from reversed(self._owned.get(owner, {}))
 
-    def by_return(self, expected_back_s: Callable[[str], float]) -> KeysByReturn:
-        """How many keys there are, by when their owners are expected back."""
-        return KeysByReturn(
-            [
-                (math.inf if owner == SHARED else expected_back_s(owner), len(keys))
-                for owner, keys in self._owned.items()
-            ]
-        )
+    def by_return(
+        self, expected_back_s: Callable[[str], float], most_owners: int | None = None
+    ) -> KeysByReturn:
+        """How many keys there are, by when their owners are expected back; as ``victims`` looks."""
+        keys = [(expected_back_s(o), len(self._owned[o])) for o in self._first(most_owners)]
+        return KeysByReturn([*keys, (math.inf, len(self._owned.get(SHARED, ())))])
+
+    def _first(self, most: int | None) -> list[str]:
+        return list(islice((owner for owner in self._owned if owner != SHARED), most))
 
 
 class KeysByReturn:

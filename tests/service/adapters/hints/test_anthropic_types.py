@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ from rlkv_service.adapters.hints import BACKENDS, Served, with_fields
 from rlkv_service.schema import Verb
 from tests.service.adapters.hints.made_pauses import pause_of
 
-anthropic = pytest.importorskip("anthropic", reason="the anthropic SDK is not installed")
+# Not imported before a test needs it: it takes seconds.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("anthropic") is None, reason="the anthropic SDK is not installed"
+)
 
 BODY: dict[str, Any] = {
     "model": "claude", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}],
@@ -65,6 +69,8 @@ def test_a_cache_time_is_a_type_of_the_sdk_and_is_sent(
     assert hints.fields["cache_control"].keys() <= CacheControlEphemeralParam.__annotations__.keys()
     TypeAdapter(CacheControlEphemeralParam).validate_python(hints.fields["cache_control"])
     url, bodies = sent
+    import anthropic
+
     with anthropic.Anthropic(base_url=url, api_key="none") as client:
         client.messages.create(**with_fields(BODY, hints))
     assert bodies[0]["cache_control"] == {"type": "ephemeral", "ttl": ttl}
