@@ -17,7 +17,8 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 settings.register_profile("rlkv", derandomize=True, deadline=None)
 settings.load_profile("rlkv")
 
-FAULTS = Path(__file__).parent / "rlkv" / "faults"
+RLKV = Path(__file__).parent / "rlkv"
+FAULTS = RLKV / "faults"
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +40,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Tests of whole deployments have a folder, and a verb of the Makefile, of their own."""
     if FAULTS in item.path.parents:
         item.add_marker("system")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The command line's tests go last.
+
+    Two workers begin a half each: one has code compiled that the other's first tests, of the
+    service, do not wait for.
+    """
+    items.sort(key=lambda item: RLKV in item.path.parents)

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.service.decision_api.running_api import PATIENCE_S, Api
 
 CHECKS = (
@@ -18,7 +16,6 @@ CHECKS = (
 )
 
 
-@pytest.mark.slow
 def test_no_server_error_and_no_undocumented_answer(api: Api, tmp_path: Path) -> None:
     run = subprocess.run(
         [
