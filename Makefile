@@ -31,7 +31,7 @@ test: $(READY) ## run the tests
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not system and not vllm"
 
 test-slow: $(READY) ## run what the tests do in more places and for longer: all rules, all chips, fuzzing, benches in little
-	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "slow and not system and not vllm"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "slow and not system and not vllm"
 
 test-system: $(READY) ## run the tests of a whole deployment under faults, in processes of its own
 	$(VENV)/bin/python -m pytest -m system
