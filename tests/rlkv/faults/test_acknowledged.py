@@ -110,7 +110,9 @@ def turns_in_the_log(url: RedisURL) -> Counter[int]:
 
 
 def server_pid(url: RedisURL) -> int:
+    """Of a server that writes before it replies: with `everysec` it may wait for a slow disk."""
     with RespConnection(url) as connection:
+        connection.execute("CONFIG", "SET", "appendfsync", "always")
         told = connection.execute("INFO", "server").decode()
     return int(told.split("process_id:")[1].split()[0])
 

@@ -22,7 +22,8 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def test_the_store_is_killed_and_comes_back(start_valkey: StartValkey) -> None:
-    store = start_valkey()
+    # On a slow disk `everysec` replies before it writes: Valkey waits for an fsync under way.
+    store = start_valkey(appendfsync="always")
     service = new_service(store.url)
     accepted: list[int] = []
     refused: list[int] = []
@@ -56,7 +57,7 @@ def test_the_store_is_killed_and_comes_back(start_valkey: StartValkey) -> None:
             assert "cannot be reached" in told["detail"]
             assert api.post("/v1/decisions", CALL).status_code == 200
             assert api.http.get("/healthz").status_code == 200
-            store = start_valkey()
+            store = start_valkey(appendfsync="always")
             before = len(accepted)
             wait_until(lambda: len(accepted) > before + 20)
             assert api.http.get("/readyz").status_code == 200
