@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from rlkv_service.adapters.vllm.deciding import Verdict
 from rlkv_service.adapters.vllm.engine_state import EngineState
@@ -80,9 +81,9 @@ class Actions:
             if (wanted is None or block_id in wanted) and block_hash not in index
         ]
         index.own(session.name, pause.hashes)
-        return state.tier.store(
-            session.name, pairs, state.expected_back_s, urgent=urgent, spare=spare
-        )
+        # At one moment: else a session that waits would be expected later than itself.
+        expected_back_s = partial(state.expected_back_s, now_s=state.clock())
+        return state.tier.store(session.name, pairs, expected_back_s, urgent=urgent, spare=spare)
 
     def discard(self, session: Session, pause: Pause, own_references: int) -> None:
         """Nobody needs this context again; what others have of it, too, stays.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rlkv_service.adapters.vllm.costs import Costs
 from rlkv_service.adapters.vllm.fact_rows import Candidate, Machine, Moment
@@ -104,18 +105,19 @@ class EngineState:
             sessions: that are paused.
             ranks: their places in the order of victims.
         """
-        host = KeysByReturn(())
+        now_s, host = self.clock(), KeysByReturn(())
         if any(len(s.pause.hashes) > self.tier.index.num_free for s in sessions if s.pause):
-            host = self.tier.index.by_return(self.expected_back_s)
+            host = self.tier.index.by_return(partial(self.expected_back_s, now_s=now_s))
         return [
-            self._candidate(session, rank, host)
+            self._candidate(session, rank, host, now_s)
             for session, rank in zip(sessions, ranks, strict=True)
         ]
 
-    def _candidate(self, session: Session, rank: int, host: KeysByReturn) -> Candidate:
+    def _candidate(
+        self, session: Session, rank: int, host: KeysByReturn, now_s: float
+    ) -> Candidate:
         pause = session.pause
         assert pause is not None
-        now_s = self.clock()
         elapsed_s = now_s - pause.began_s
         remaining_s = self.means.remaining_s(pause.tool, elapsed_s)
         num_host = self.tier.index.num_ready(pause.hashes)
@@ -137,7 +139,7 @@ class EngineState:
             self.tier.index.num_free + host.num_later_than(remaining_s),
         )
 
-    def expected_back_s(self, name: str) -> float:
+    def expected_back_s(self, name: str, now_s: float) -> float:
         """How long until a session needs its blocks: infinite of one unknown, or that runs.
 
         Who runs has them on the device.
@@ -148,11 +150,14 @@ class EngineState:
             return float("inf")
         if pause.back_s is not None:
             return 0.0
-        return self.means.remaining_s(pause.tool, self.clock() - pause.began_s)
+        return self.means.remaining_s(pause.tool, now_s - pause.began_s)
 
     def gives_before(self, name: str, other: str) -> bool:
         """Whether a session gives up blocks so that another can keep its own, just paused."""
-        return self._by_age or self.expected_back_s(name) > self.expected_back_s(other)
+        now_s = self.clock()
+        return self._by_age or (
+            self.expected_back_s(name, now_s) > self.expected_back_s(other, now_s)
+        )
 
     def victims(self) -> list[Session]:
         """Paused sessions for whom blocks are held; the first are to give up theirs first."""
@@ -162,5 +167,6 @@ class EngineState:
             if session.name in self.holds and session.pause is not None:
                 (away if session.pause.back_s is None else back).append(session)
         if not self._by_age:
-            away.sort(key=lambda session: self.expected_back_s(session.name), reverse=True)
+            now_s = self.clock()
+            away.sort(key=lambda session: self.expected_back_s(session.name, now_s), reverse=True)
         return away + back[::-1]

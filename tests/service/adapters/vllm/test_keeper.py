@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -263,4 +264,20 @@ def test_a_session_that_runs_leaves_the_host_to_one_that_pauses() -> None:
     engine.ask(prompt(2, 6), session="b")
     assert not engine.running and running.num_output_tokens == 5
     assert engine.keeper.counts()["decisions:SWAP:RULE"] >= 2
+    engine.check()
+
+
+def test_nobody_leaves_the_host_for_himself_while_time_passes() -> None:
+    engine = FakeEngine(num_host_blocks=8, policy="preserve")
+    first = engine.ask(prompt(1, 6), session="a", hint={"tool": "search", "verb": "swap"})
+    hint = {"tool": "search", "verb": "preserve", "lease_s": 100.0}
+    engine.ask([*first.tokens, *prompt(3, 5)], session="a", hint=hint)
+    state = engine.keeper.state
+    session = state.book.find("a")
+    assert session is not None and session.pause is not None
+    ticks = itertools.count()
+    state.clock = lambda: engine.now_s + 5.0 + next(ticks)
+    # Six of its eleven blocks are there, and two places are free.
+    assert not engine.keeper._actions.store_dirty(session)
+    assert state.tier.index.num_ready(session.pause.hashes) == 6
     engine.check()
