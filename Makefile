@@ -30,7 +30,7 @@ train: $(READY) ## train the policy
 test: $(READY) ## run the tests
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not system and not vllm"
 
-test-slow: $(READY) ## run what the tests do in more places and for longer: all rules, all chips, fuzzing, benches in little
+test-slow: $(READY) ## run what takes long: all rules and chips, more repetitions, benches in little, the search for the ceiling
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "slow and not system and not vllm"
 
 test-system: $(READY) ## run the tests of a whole deployment under faults, in processes of its own

@@ -66,8 +66,8 @@ def bench_command(
     for file in files.values():
         check_writable_file(file)
     records = []
+    errors = Console(stderr=True)
     for each in chosen:
-        errors = Console(stderr=True)
         with errors.status(f"bench {each}") as status:
             say = partial(_say, errors, status, each)
             record = run_bench(each, Size(engine_model=model), say=say)

@@ -166,7 +166,7 @@ def assert_agreement(world: World) -> None:
 
 
 @given(worlds())
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_reference_serves_every_session_first_come_first_served(world: World) -> None:
     outcome = run_reference(world, Answers(world.seed))
 
