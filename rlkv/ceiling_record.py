@@ -15,6 +15,7 @@ from rlkv_agents.ceiling import Effort
 from rlkv_agents.contestants import REFERENCE
 from rlkv_agents.gap import gap_closed
 from rlkv_agents.orientation import EMPTY, UNLIMITED
+from rlkv_agents.rules import constants_of
 from rlkv_agents.suite import Evaluation
 from rlkv_agents.suite_regret import ratio_of_means
 from rlkv_envs.traces.whole_file import write_files
@@ -97,9 +98,7 @@ def _scenario(
             "gap_closed": gap_closed(latency_s[each.policy.name], reference_s, ceiling_s),
             "sees_future": each.policy.sees_future,
             "learned": each.policy.name in learned,
-            "constants": {
-                name: getattr(each.policy.rule, name) for name in type(each.policy.rule).grid
-            },
+            "constants": constants_of(each.policy.rule),
         }
         for each in parts
     }

@@ -12,8 +12,9 @@ from rlkv_agents.decision_map import decision_map
 from rlkv_agents.evaluate import evaluate, paired_ratio, run_policy, summarize
 from rlkv_agents.load_sweep import load_sweep
 from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.rules import constants_of
 from rlkv_agents.timeline import memory_timeline
-from rlkv_agents.train import START_RULE
+from rlkv_agents.train import ORDERED, START_RULE
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
 from rlkv_engine.state import NEW, RESUME
@@ -50,19 +51,19 @@ def evaluation_record(
     """
     if not seeds:
         raise InputError("at least one seed is needed")
-    run = partial(_run, asked)
+    run = partial(_run, asked) if asked else run_policy
     results = evaluate(scenario, policies, seeds, split, on_run=on_run, run=run)
     entries: dict[str, Any] = {}
     for policy in policies:
         entries[policy.name] = summarize(results[policy.name]) | {
             "rule": policy.rule.name,
-            "source": policy.rule.source if policy.name != learned else "learned",
-            "constants": {k: getattr(policy.rule, k) for k in type(policy.rule).grid},
+            "source": "learned" if policy.name in (learned, ORDERED) else policy.rule.source,
+            "constants": constants_of(policy.rule),
             "sees_future": policy.sees_future,
         }
         if policy.name in asked:
             entries[policy.name] |= {"source": "asked"} | _decided(asked[policy.name])
-    others = {learned, *asked}
+    others = {learned, ORDERED, *asked}
     rules = [p.name for p in policies if not p.sees_future and p.name not in others]
     if not rules:
         raise InputError("at least one rule that does not see the future is needed")

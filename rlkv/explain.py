@@ -15,11 +15,15 @@ from rlkv_agents.departures import departures, watch_policy
 from rlkv_agents.distilling import Distilled, DistilSettings, distil_one, num_steps
 from rlkv_agents.evaluate import bootstrap_interval, evaluate, means, paired_ratio
 from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.rules import House, constants_of
+from rlkv_engine.victim_order import NUM_ORDER_TERMS
 from rlkv_envs.scenario import Scenario
 
 #: Validation traces on which decisions are looked at.
 DECISION_SEEDS = tuple(range(4))
 RULE, NETWORK, TREES = "rule", "network", "trees"
+#: The rule without the order of victims that was learnt for it.
+PLAIN_ORDER = "rule, plain order"
 
 
 def kind_of(policy: AgentPolicy) -> str:
@@ -32,15 +36,20 @@ def kind_of(policy: AgentPolicy) -> str:
     return NETWORK if learnt else RULE
 
 
+def _has_order(policy: AgentPolicy) -> bool:
+    return isinstance(policy.rule, House) and bool(policy.rule.order.any())
+
+
 def num_explain_steps(policy: AgentPolicy, num_seeds: int, every_depth: bool = True) -> int:
     """How often ``explain`` calls ``on_step``."""
+    rules = 2 if _has_order(policy) else 1
     if kind_of(policy) == RULE:
-        return 1
+        return 1 + (rules * num_seeds if rules > 1 else 0)
     if kind_of(policy) == TREES:
-        return 1 + 2 * num_seeds
+        return 1 + (rules + 1) * num_seeds
     settings = DistilSettings()
     depths = len(settings.depths)
-    compared = 2 + (depths if every_depth else 1)
+    compared = rules + 1 + (depths if every_depth else 1)
     return 1 + num_steps(settings) + 2 + depths + compared * num_seeds
 
 
@@ -72,19 +81,25 @@ def explain(
         "policy": policy.name,
         "kind": kind,
         "rule": policy.rule.name,
-        "constants": {k: float(getattr(policy.rule, k)) for k in type(policy.rule).grid},
+        "constants": constants_of(policy.rule),
         "mean_pause_s": units.mean_pause_s,
         "device_tokens": units.device_tokens,
         "decision_seeds": list(DECISION_SEEDS),
         "test_seeds": list(seeds),
         "departures": departures(scenario, shown),
     }
+    compared = {RULE: AgentPolicy(RULE, policy.rule)}
+    if _has_order(policy):
+        assert isinstance(policy.rule, House)
+        plain = policy.rule.with_order(np.zeros(NUM_ORDER_TERMS))
+        compared[PLAIN_ORDER] = AgentPolicy(PLAIN_ORDER, plain)
     if kind == RULE or not document["departures"]["departed"]:
+        if len(compared) > 1:
+            document["latency"] = _latency(scenario, compared, seeds, on_step)
         return document, None
-    rule = AgentPolicy(RULE, policy.rule)
     if kind == TREES:
         document["trees"] = describe_trees(policy, shown, units, own_verbs=True)
-        document["latency"] = _latency(scenario, {RULE: rule, TREES: policy}, seeds, on_step)
+        document["latency"] = _latency(scenario, compared | {TREES: policy}, seeds, on_step)
         return document, None
     distilled = distil_one(scenario, policy, seed, on_step)
     along = demonstrate(
@@ -95,7 +110,7 @@ def explain(
         num_per_trace=8000,
         rng=np.random.default_rng(1),
     )
-    compared = {RULE: rule, NETWORK: policy}
+    compared[NETWORK] = policy
     for depth, tree in distilled.students.items():
         if every_depth or depth == distilled.depth:
             compared[f"{TREES}, depth {depth}"] = tree
@@ -116,7 +131,7 @@ def _latency(
 ) -> dict[str, Any]:
     named = [replace(policy, name=name) for name, policy in compared.items()]
     results = evaluate(scenario, named, seeds, on_run=on_step)
-    teacher = NETWORK if NETWORK in compared else TREES
+    teacher = next(name for name in (NETWORK, TREES, RULE) if name in compared)
     latency = {}
     for name in compared:
         mean_s = means(results[name])

@@ -19,8 +19,10 @@ from rlkv.report.explanation import (
     requester_rows,
     tree_heading,
 )
+from rlkv.report.order_words import order_formula
 from rlkv.report.schema import Explanation
 from rlkv.report.sections import Rows
+from rlkv_agents.rules import ORDER_PREFIX
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,7 +40,11 @@ def explanation_parts(explanation: Explanation) -> Iterator[RenderableType]:
     yield _rich(requester_rows(explanation))
     for sentence in findings(explanation):
         yield Text(f"{sentence}.")
+    if sentence := about_order(explanation):
+        yield Text(sentence)
     if not explanation["departures"]["departed"]:
+        if explanation.get("latency"):
+            yield _rich(latency_rows(explanation))
         return
     for name in binned_quantities(explanation):
         yield _rich(quantity_rows(explanation, name))
@@ -98,6 +104,7 @@ def explanation_markdown(found: Mapping[str, Any], picture: str | None) -> str:
         f"Rule underneath: `{explanation['rule']}` ({_constants(explanation)}); "
         f"{found['profile']}, {found['workload']}, {found['rate_per_s']:.3g} sessions/s, mean pause"
         f" {explanation['mean_pause_s']:.3g} s.",
+        about_order(explanation),
         f"**{about_departures(explanation)}.**",
         "\n".join(f"- {sentence}." for sentence in findings(explanation)),
         _markdown(requester_rows(explanation)),
@@ -114,13 +121,24 @@ def explanation_markdown(found: Mapping[str, Any], picture: str | None) -> str:
         if tree["departed"]:
             parts += [f"{tree_heading(tree)}:", "```\n" + "\n".join(tree["lines"]) + "\n```"]
     if explanation.get("latency"):
-        parts += [_markdown(latency_rows(explanation)), f"{about_trees(explanation)}."]
+        parts += [_markdown(latency_rows(explanation)), _ended(about_trees(explanation))]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _ended(sentence: str) -> str:
+    return f"{sentence}." if sentence else ""
 
 
 def _constants(explanation: Explanation) -> str:
     constants = explanation.get("constants", {})
-    return ", ".join(f"{name} {value:g}" for name, value in constants.items()) or "no constants"
+    said = [f"{k} {v:g}" for k, v in constants.items() if not k.startswith(ORDER_PREFIX)]
+    return ", ".join(said) or "no constants"
+
+
+def about_order(explanation: Explanation) -> str:
+    """Whose blocks go first, where that was learnt; else empty."""
+    formula = order_formula(explanation.get("constants", {}))
+    return f"Learnt, whose blocks go first: the largest `{formula}`." if formula else ""
 
 
 def _rich(rows: Rows) -> RenderableType:

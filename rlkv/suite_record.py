@@ -14,6 +14,7 @@ from rlkv.report.suite_picture import draw_suite_picture
 from rlkv.suite_tables import ablation_markdown, suite_markdown, sustained_markdown
 from rlkv_agents.ablation import FULL
 from rlkv_agents.contestants import REFERENCE, Contestant
+from rlkv_agents.rules import constants_of
 from rlkv_agents.suite import Evaluation
 from rlkv_agents.suite_regret import ratio_of_means, suite_regret
 from rlkv_envs.traces.whole_file import write_files
@@ -130,7 +131,7 @@ def _scenario_record(
             **figures[part.key],
             "rule": rule.name,
             "source": "learned" if part.policy.name in learned else rule.source,
-            "constants": {name: getattr(rule, name) for name in type(rule).grid},
+            "constants": constants_of(rule),
             "sees_future": part.policy.sees_future,
         }
     rules = [

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from rlkv_agents.rules import House
 from rlkv_engine.estimates import PauseTable
+from rlkv_engine.victim_order import NUM_ORDER_TERMS
 
 #: Constants that the candidates differ in, and their values: a coarser grid than that of tuning.
 GRID: Mapping[str, Sequence[float]] = {
     "slack_ratio": (0.0, 0.003, 0.012),
     "guard_pauses": (0.0, 0.5, 1.0, 2.0),
-    # Tuned rules swap up to 8.2 on the machines that were tried and no longer at 15.6.
-    "swap_ratio": (0.0, 12.0),
+    "swap_ratio": (4.0, 8.0),
     "write_through": (0.0, 1.0),
 }
 #: What a machine is known by, each in octaves: see ``describe``.
@@ -88,12 +88,26 @@ class Advice:
     machines: NDArray[np.float64]  #: [num_machines, len(DESCRIPTION)], see ``describe``
     #: Log of a candidate's latency over that of the machine's best, [num_machines, num_candidates].
     regret: NDArray[np.float64]
+    #: Orders of victims that were learnt, the plain one first, [num_orders, NUM_ORDER_TERMS].
+    orders: NDArray[np.float64]
+    #: Log of the latency with an order over that with the plain one, both with the constants
+    #: advised there, [num_machines, num_orders].
+    order_regret: NDArray[np.float64]
     #: 1 where the machine's best policy leaves the rule, 0 where it is a rule, [num_machines].
     departs: NDArray[np.float64]
 
+    @classmethod
+    def of_constants(cls, machines: NDArray[np.float64], regret: NDArray[np.float64]) -> Advice:
+        """Advice on constants alone: no order, and nowhere to leave the rule."""
+        num = len(machines)
+        plain = np.zeros((1, NUM_ORDER_TERMS))
+        return cls(machines, regret, plain, np.zeros((num, 1)), np.zeros(num))
+
     def rule_for(self, machine: Machine, table: PauseTable) -> House:
-        """The rule with the least expected regret on a machine."""
-        return candidates()[int(np.argmin(self._weight(machine, table) @ self.regret))]
+        """The rule with the least expected regret on a machine, and the order likewise."""
+        weight = self._weight(machine, table)
+        rule = candidates()[int(np.argmin(weight @ self.regret))]
+        return rule.with_order(self.orders[int(np.argmin(weight @ self.order_regret))])
 
     def may_depart(self, machine: Machine, table: PauseTable) -> bool:
         """Is leaving the rule right on most of the machines that are like this one?"""
@@ -112,4 +126,10 @@ class Advice:
     def without(self, machine: int) -> Advice:
         """What would be known without one of the machines: what its advice is worth elsewhere."""
         kept = np.arange(len(self.machines)) != machine
-        return Advice(self.machines[kept], self.regret[kept], self.departs[kept])
+        return Advice(
+            self.machines[kept],
+            self.regret[kept],
+            self.orders,
+            self.order_regret[kept],
+            self.departs[kept],
+        )

@@ -39,10 +39,9 @@ def known_machines(
     )
     log_s = np.array([found[machine.name,]["log_latency"] for machine in machines])
     regret = log_s.mean(axis=2)  # [num_machines, num_candidates]
-    return Advice(
+    return Advice.of_constants(
         np.stack([describe(machine.profile, machine.table) for machine in machines]),
         regret - regret.min(axis=1, keepdims=True),
-        np.zeros(len(machines)),  # nothing has been learnt yet
     )
 
 

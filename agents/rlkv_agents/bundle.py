@@ -31,12 +31,13 @@ from rlkv_agents.policy import (
     from_tensors,
     to_tensors,
 )
-from rlkv_agents.rules import make_rule
+from rlkv_agents.rules import constants_of, make_rule
 from rlkv_agents.shipped import bundle_folder
 from rlkv_agents.tree_tensors import TREE_TENSORS, check_trees
 from rlkv_agents.versioned_files import parse_versioned, read_bounded
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import FEATURES
+from rlkv_engine.victim_order import NUM_ORDER_TERMS
 from rlkv_envs.traces.whole_file import write_files
 
 #: Raised with every change that older readers would misread.
@@ -87,7 +88,7 @@ def bundle_files(policy: AgentPolicy, metadata: Mapping[str, Any]) -> dict[str, 
         "hidden": len(tensors["bias_1"]) if "bias_1" in tensors else 0,
         "prior": policy.prior if policy.weights is not None else 1.0,
         "min_confidence": policy.min_confidence,
-        "rule": {"name": policy.rule.name, "constants": _constants(policy)},
+        "rule": {"name": policy.rule.name, "constants": constants_of(policy.rule)},
         **({"predicts_pauses": True} if policy.predicts_pauses else {}),
         "weights_sha256": hashlib.sha256(payload).hexdigest(),
         **metadata,
@@ -143,10 +144,6 @@ def change_metadata(folder: Path | str, changes: Mapping[str, Any]) -> None:
     folder = bundle_folder(folder)
     document = {**load_bundle(folder).metadata, **changes}
     write_files(folder, {METADATA_FILE: (json.dumps(document, indent=2) + "\n").encode()})
-
-
-def _constants(policy: AgentPolicy) -> dict[str, float]:
-    return {name: float(getattr(policy.rule, name)) for name in type(policy.rule).grid}
 
 
 def _read(path: Path) -> bytes:
@@ -219,6 +216,9 @@ def _check_tensors(tensors: Mapping[str, np.ndarray], hidden: int, path: Path) -
         machines = max(np.size(tensors.get("advice_machines", 0)) // len(DESCRIPTION), 1)
         shapes["advice_machines"] = (machines, len(DESCRIPTION))
         shapes["advice_regret"] = (machines, len(candidates()))
+        orders = max(np.size(tensors.get("advice_orders", 0)) // NUM_ORDER_TERMS, 1)
+        shapes["advice_orders"] = (orders, NUM_ORDER_TERMS)
+        shapes["advice_order_regret"] = (machines, orders)
         shapes["advice_departs"] = (machines,)
     for name, shape in shapes.items():
         if name not in tensors:

@@ -41,6 +41,13 @@ class Tuned(TypedDict):
     num_candidates: int
 
 
+class Order(TypedDict):
+    """The order of victims that was learnt for the start rule."""
+
+    constants: dict[str, float]  #: of the rule, its order's weights among them
+    score: float  #: on the validation traces against the plain order; 0: that was kept
+
+
 class Progress(msgspec.Struct, forbid_unknown_fields=True):
     """What a run has done so far."""
 
@@ -54,6 +61,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     best_round: int = -1
     #: By rule.
     tuned: dict[str, Tuned] = {}
+    order: Order | None = None
     #: SHA-256 of the files of tensors, by name.
     sha256: dict[str, str] = {}
 

@@ -68,7 +68,7 @@ def house_rule_of(settings: EnvSettings) -> House:
         write_through=float(numbers[R.CALL_VERB] == SWAP),
         new_swaps=float(numbers[R.NEW_VERB] == SWAP),
         slack_ratio=float(numbers[R.SLACK_RATIO]),
-    )
+    ).with_order(numbers[R.ORDER_WEIGHTS :])
     check_rule(settings, rule)
     return rule
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rlkv_agents.side_by_side import use_threads
 from rlkv_engine.errors import InputError, RlkvError
 
 #: Each process computes on one core: more threads would only wait for each other.
@@ -81,6 +82,7 @@ def run_jobs(
 
 
 def _begin() -> None:
+    use_threads(1)
     # Not in our own environment: numba minds when it changes under threads that run.
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     # Ctrl-C reaches every process of the terminal; the parent alone answers it.

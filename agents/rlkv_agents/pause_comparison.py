@@ -33,7 +33,7 @@ from rlkv_envs.workloads import Workload
 #: The constants that pauses have a say in, and what the link decides; slack stays as it is.
 GRID: Mapping[str, Sequence[float]] = {
     "guard_pauses": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
-    "swap_ratio": (8.0, 1e9),
+    "swap_ratio": (4.0, 1e9),
     "write_through": (0.0, 1.0),
 }
 #: Classes of equally many pauses that the truth is rounded to.

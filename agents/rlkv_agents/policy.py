@@ -101,7 +101,9 @@ class AgentPolicy:
 NETWORK_TENSORS = ("weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias_3")
 RANGE_TENSORS = ("range_low", "range_high")
 TENSORS = NETWORK_TENSORS + RANGE_TENSORS
-ADVICE_TENSORS = ("advice_machines", "advice_regret", "advice_departs")
+ADVICE_TENSORS = (
+    "advice_machines", "advice_regret", "advice_orders", "advice_order_regret", "advice_departs",
+)  # fmt: skip
 
 
 def to_tensors(policy: AgentPolicy) -> dict[str, NDArray[Any]]:
@@ -124,8 +126,8 @@ def to_tensors(policy: AgentPolicy) -> dict[str, NDArray[Any]]:
         for name, array in zip(names, [*(weights or []), low, high], strict=True)
     }
     if policy.advice is not None:
-        arrays = (policy.advice.machines, policy.advice.regret, policy.advice.departs)
-        for name, array in zip(ADVICE_TENSORS, arrays, strict=True):
+        for name in ADVICE_TENSORS:
+            array = getattr(policy.advice, name.removeprefix("advice_"))
             tensors[name] = np.ascontiguousarray(array, np.float32)
     return tensors if policy.trees is None else tensors | tree_tensors(policy.trees)
 

@@ -8,7 +8,7 @@ values that ``rlkv tune`` tries.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +19,10 @@ from rlkv_engine.errors import InputError
 from rlkv_engine.estimates import BY_ELAPSED, BY_TOOL, BY_TRUTH, PauseTable
 from rlkv_engine.profile import Profile
 from rlkv_engine.state import DISCARD, PRESERVE, SWAP, SWAP_NOW
+from rlkv_engine.victim_order import ORDER_TERMS
+
+#: Constants that are weights of a learned order begin with this.
+ORDER_PREFIX = "order_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,11 +297,12 @@ class Mori(Rule):
 
 @dataclass(frozen=True, slots=True)
 class House(Rule):
-    """The strongest rule known: lazy, write-through, swap by requester, admission guard.
+    """The strongest rule known: lazy, swap by requester, admission guard, write-through at will.
 
-    For a returning or growing session a victim is copied out only where copying it takes less than
-    ``swap_ratio`` of recomputing it; otherwise it is discarded, which frees at once. A new session
-    may not take from one expected back within ``guard_pauses`` mean pauses.
+    For a returning or growing session a victim is copied out only where its memory is free, all
+    that is being swapped out already included, in less than ``swap_ratio`` times recomputing it;
+    otherwise it is discarded, which frees at once. A new session may not take from one expected
+    back within ``guard_pauses`` mean pauses.
     """
 
     name: ClassVar[str] = "house"
@@ -305,20 +310,42 @@ class House(Rule):
     grid: ClassVar[Mapping[str, Sequence[float]]] = {
         **Rule.grid,
         "guard_pauses": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
-        "swap_ratio": (0.0, 8.0, 1e9),
+        "swap_ratio": (0.0, 2.0, 4.0, 8.0, 1e9),
         "write_through": (0.0, 1.0),
         "new_swaps": (0.0, 1.0),
     }
-    guard_pauses: float = 0.5
-    swap_ratio: float = 8.0
-    write_through: float = 1.0
+    guard_pauses: float = 1.0
+    swap_ratio: float = 4.0
+    write_through: float = 0.0
     new_swaps: float = 1.0
+    # Weights of a learned order of victims (rlkv_engine/victim_order.py). Too many for a grid:
+    # order_learning.py finds them.
+    order_remaining: float = 0.0
+    order_soon: float = 0.0
+    order_elapsed: float = 0.0
+    order_turns: float = 0.0
+    order_attained: float = 0.0
+    order_context: float = 0.0
+    order_firm: float = 0.0
+    order_dirty: float = 0.0
+    order_new_turns: float = 0.0
+
+    @property
+    def order(self) -> NDArray[np.float64]:
+        """The weights of the order, shape ``[NUM_ORDER_TERMS]``; all 0: by expected remainder."""
+        return np.array([getattr(self, f"{ORDER_PREFIX}{term.name}") for term in ORDER_TERMS])
+
+    def with_order(self, weights: NDArray[np.float64]) -> House:
+        """This rule with another order of victims."""
+        pairs = zip(ORDER_TERMS, weights, strict=True)
+        return replace(self, **{f"{ORDER_PREFIX}{term.name}": float(w) for term, w in pairs})
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
-        """Longest expected remainder first."""
-        return self._vector(
+        """Longest expected remainder first, weighed where an order was learnt."""
+        weights = self.order
+        params = self._vector(
             table,
-            order=R.ORDER_REMAINING,
+            order=R.ORDER_WEIGHED if weights.any() else R.ORDER_REMAINING,
             call=SWAP if self.write_through else PRESERVE,
             new=SWAP if self.new_swaps else DISCARD,
             resume=R.AUTO,
@@ -326,6 +353,8 @@ class House(Rule):
             swap_ratio=self.swap_ratio,
             guard_pauses=self.guard_pauses,
         )
+        params[R.ORDER_WEIGHTS :] = weights
+        return params
 
 
 class Clairvoyant(House):
@@ -362,6 +391,16 @@ RULES: dict[str, type[Rule]] = {
         Clairvoyant,
     )
 }
+
+
+def constants_of(rule: Rule) -> dict[str, float]:
+    """The constants of a rule, its order's weights only where an order was learnt."""
+    named = {each.name: float(getattr(rule, each.name)) for each in fields(rule)}
+    return {
+        name: value
+        for name, value in named.items()
+        if value != 0.0 or not name.startswith(ORDER_PREFIX)
+    }
 
 
 def make_rule(name: str, constants: Mapping[str, float] | None = None) -> Rule:

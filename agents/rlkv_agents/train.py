@@ -1,4 +1,4 @@
-"""`rlkv train`: tune the rules, start at the house rule, learn, keep what validates best."""
+"""`rlkv train`: tune the rules, start at the house rule, learn an order of victims, then verbs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from rlkv_agents.checkpoint import (
     PROGRESS_FILE,
     CurvePoint,
+    Order,
     Progress,
     Tuned,
     load_checkpoint,
     save_checkpoint,
 )
 from rlkv_agents.learner import Learner
+from rlkv_agents.order_learning import OrderSettings, learn_order
 from rlkv_agents.policy import AgentPolicy, from_tensors, to_tensors
-from rlkv_agents.rules import RULES, make_rule
+from rlkv_agents.rules import RULES, House, constants_of, make_rule
 from rlkv_agents.tune import (
     NUM_VALIDATION,
     caution_score,
@@ -32,13 +34,20 @@ from rlkv_agents.tune import (
     validation_traces,
 )
 from rlkv_engine.errors import InputError
+from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario
 
 #: The rule that every learner starts at, with the constants that tuning chose.
 START_RULE = "house"
 LEARNED = "learned"
+#: The start rule with the order of victims that was learnt for it, and no verbs yet.
+ORDERED = "learned-order"
 #: Rounds between two validations.
 VALIDATE_EVERY = 2
+#: Generations of an order unless a run says otherwise.
+DEFAULT_ORDER_ROUNDS = OrderSettings().generations
+#: What points of a curve are of that were validated while the order was learnt.
+ORDER_FORM = "order"
 #: The best snapshot's prior, among its tensors in a checkpoint.
 PRIOR = "prior"
 
@@ -50,6 +59,8 @@ class TrainConfig:
     recipe: str = "forked-ppo"
     seed: int = 0
     num_rounds: int | None = None  #: None: the recipe's own
+    #: Generations in which the order of victims is learnt; 0: it stays by expected remainder.
+    order_rounds: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ``InputError`` for an unknown recipe or numbers that cannot be."""
@@ -59,6 +70,8 @@ class TrainConfig:
             raise InputError(f"seed must be 0 or more, got {self.seed}")
         if self.num_rounds is not None and self.num_rounds < 1:
             raise InputError(f"rounds must be 1 or more, got {self.num_rounds}")
+        if self.order_rounds is not None and self.order_rounds < 0:
+            raise InputError(f"order rounds must be 0 or more, got {self.order_rounds}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +80,7 @@ class TrainResult:
 
     policy: AgentPolicy
     start: AgentPolicy
+    ordered: AgentPolicy  #: the start with the learned order, where the verbs were learnt from
     progress: Progress
     rules: Sequence[AgentPolicy]  #: every rule with its tuned constants
 
@@ -145,6 +159,7 @@ def train(
 ) -> TrainResult:
     """Train a policy for a scenario, with a checkpoint in ``folder`` after every validation.
 
+    The house rule is tuned, an order of victims is learnt for it, and from there the verbs.
     Snapshots are judged on paired validation traces by their mean log ratio to the start, plus half
     a standard error; the start itself is a candidate, so what is kept is never worse there.
     ``on_checkpoint`` hears of every checkpoint of this run, the one it resumes from included.
@@ -169,13 +184,17 @@ def train(
         progress.tuned = tune_all(scenario, list(RULES), on_progress)
     rules = tuned_policies(progress.tuned)
     start = next(policy for policy in rules if policy.name == START_RULE)
-    learner = recipe(scenario, start.rule, config.seed)
     traces = validation_traces(scenario)
     base = validation_latency_s(scenario, start, traces)
+    if progress.order is None:
+        progress.curve.append(curve_point(0, 0.0, base, 0.0))
+        _learn_order(scenario, start, traces, config, progress, on_progress)
+    assert progress.order is not None
+    ordered = AgentPolicy(ORDERED, make_rule(START_RULE, progress.order["constants"]))
+    learner = recipe(scenario, ordered.rule, config.seed)
+    num_steps = _steps_of_order(progress)
     if progress.rounds_done:
         _restore(learner, state, folder)
-    else:
-        progress.curve.append(curve_point(0, 0.0, base, 0.0))
     on_progress("train", progress.rounds_done, num_rounds)
     since = time.process_time()
     for number in range(progress.rounds_done, num_rounds):
@@ -187,7 +206,7 @@ def train(
             score = caution_score(latency, base)
             progress.cpu_s += time.process_time() - since
             since = time.process_time()
-            steps = int(metrics["time/total_timesteps"])
+            steps = num_steps + int(metrics["time/total_timesteps"])
             point = curve_point(steps, progress.cpu_s, latency, score)
             progress.curve.append(point | {"form": learner.form})
             if score < progress.best_score:
@@ -199,10 +218,36 @@ def train(
     chosen = min(range(len(progress.curve)), key=lambda i: progress.curve[i]["score"])
     for i, point in enumerate(progress.curve):
         point["chosen"] = i == chosen
-    policy = replace(start, name=LEARNED)
+    policy = replace(ordered, name=LEARNED)
     if best:
-        policy = from_tensors(LEARNED, start.rule, float(best[PRIOR][0]), best)
-    return TrainResult(policy, start, progress, rules)
+        policy = from_tensors(LEARNED, ordered.rule, float(best[PRIOR][0]), best)
+    return TrainResult(policy, start, ordered, progress, rules)
+
+
+def _learn_order(
+    scenario: Scenario,
+    start: AgentPolicy,
+    traces: Sequence[Trace],
+    config: TrainConfig,
+    progress: Progress,
+    on_progress: OnProgress,
+) -> None:
+    # Notes what was found in `progress`: the rule's constants, and points of the curve.
+    assert isinstance(start.rule, House)
+    num = DEFAULT_ORDER_ROUNDS if config.order_rounds is None else config.order_rounds
+    settings = OrderSettings(generations=num)
+    count = counter(on_progress, "order", num) if num else lambda: None
+    found = learn_order(scenario, start.rule, traces, config.seed, settings, count)
+    for point in found.curve:
+        at = curve_point(point.num_decisions, point.cpu_s, point.latency_s, point.score)
+        progress.curve.append(at | {"form": ORDER_FORM})
+        progress.cpu_s = point.cpu_s
+    progress.best_score = found.score
+    progress.order = Order(constants=constants_of(found.rule), score=found.score)
+
+
+def _steps_of_order(progress: Progress) -> int:
+    return max(p["steps"] for p in progress.curve if p.get("form", ORDER_FORM) == ORDER_FORM)
 
 
 def run_settings(scenario: Scenario, recipe: str, seed: int) -> dict[str, Any]:

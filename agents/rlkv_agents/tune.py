@@ -10,9 +10,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from rlkv_agents import side_by_side
 from rlkv_agents.evaluate import means, run_policy
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import Rule, make_rule
@@ -64,14 +66,17 @@ class ValidationRuns:
         policy = self.as_policy(self.name, make_rule(self.name, constants))
         for trace in self.traces[len(known) : num_traces]:
             known.append(run_policy(self.scenario, policy, trace, self.config).mean_latency_s)
-        self.on_score()
         return float(np.exp(np.log(np.array(known[:num_traces])).mean()))
 
     def best(
         self, candidates: Sequence[Mapping[str, float]], num_kept: int, num_traces: int
     ) -> list[tuple[Mapping[str, float], float]]:
         """So many candidates with their scores, the best first; ties in the order given."""
-        scored = sorted((self.score(c, num_traces), i) for i, c in enumerate(candidates))
+        scores = []
+        for score in side_by_side.each(lambda c: self.score(c, num_traces), candidates):
+            scores.append(score)
+            self.on_score()
+        scored = sorted((score, i) for i, score in enumerate(scores))
         return [(candidates[i], score) for score, i in scored[:num_kept]]
 
 
@@ -84,7 +89,8 @@ def validation_latency_s(
     scenario: Scenario, policy: AgentPolicy, traces: Sequence[Trace]
 ) -> np.ndarray:
     """Mean normalized latency of a policy on each trace, shape ``[num_traces]``, s/token."""
-    return means([run_policy(scenario, policy, trace) for trace in traces])
+    run = partial(run_policy, scenario, policy)
+    return means(list(side_by_side.each(run, traces)))
 
 
 def caution_score(latency_s: np.ndarray, base_s: np.ndarray) -> float:

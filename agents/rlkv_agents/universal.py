@@ -1,4 +1,4 @@
-"""One policy for many machines: advice on constants, specialists, and what is best distilled.
+"""One policy for many machines: advice on constants and order, specialists, what is best distilled.
 
 Every run of every machine is kept with the digest of what it depends on, so that a build that is
 interrupted goes on.
@@ -21,6 +21,7 @@ from rlkv_agents.cloning import CloneSettings, clone
 from rlkv_agents.demonstrations import Teacher
 from rlkv_agents.jobs import Job
 from rlkv_agents.machines import random_machines, suite_machines
+from rlkv_agents.order_runs import with_orders
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFolder, digest
 from rlkv_agents.rules import House, make_rule
@@ -39,7 +40,7 @@ from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import Scenario
 
 #: Folders of a build.
-CANDIDATES, SPECIALISTS, TEACHERS = "candidates", "specialists", "teachers"
+CANDIDATES, ORDERS, SPECIALISTS, TEACHERS = "candidates", "orders", "specialists", "teachers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class UniversalConfig:
     """How a universal policy is built; two builds with the same config give the same bundle."""
 
     seed: int = 0
-    num_random: int = 18  #: random machines beside the suite's
+    num_random: int = 24  #: random machines beside the suite's
     num_held_out: int = 9  #: random machines that only decide how sure the policy must be
     clip_rounds: int = 24  #: of each specialist on the suite's machines, clipped surrogate
     kl_rounds: int = 8  #: the same, penalized surrogate
@@ -80,12 +81,13 @@ def build_universal(
     num_workers: int = 1,
     on_progress: OnProgress = lambda stage, done, total: None,
 ) -> UniversalResult:
-    """Advise, tune, specialise, choose, distil; what ``folder`` holds already is not done again."""
+    """Advise, order, tune, specialise, choose, distil; what ``folder`` holds is not done again."""
     suite = suite_machines()
     machines = [*suite, *random_machines(config.num_random, config.seed)]
     # Other seeds, so that they are new to the policy.
     held_out = random_machines(config.num_held_out, config.seed + 1)
     advice = known_machines(machines, folder / CANDIDATES, num_workers, on_progress)
+    advice = with_orders(advice, machines, config.seed, folder / ORDERS, num_workers, on_progress)
     settings = [Setting(machine, TRAINED, "default") for machine in [*machines, *held_out]]
     tuned = tune_settings(settings, [House.name], folder, num_workers, on_progress)
     start = AgentPolicy(UNIVERSAL, House(), advice=advice)

@@ -54,6 +54,11 @@ def jit_inline(function: F) -> F:
     return _compiled(function, inline=True)
 
 
+def jit_run(function: F) -> F:
+    """Like ``jit``, for what Python calls and what takes long: other threads run meanwhile."""
+    return _compiled(function, nogil=True)
+
+
 def jit_vector(function: F) -> F:
     """Like ``jit``, for the arithmetic of a model, not for what a plan depends on.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rlkv_engine.admission import ASK, NO_SLOT, admit, grow
 from rlkv_engine.events import process_events
 from rlkv_engine.iteration import iterate
-from rlkv_engine.jit import jit, jit_inline
+from rlkv_engine.jit import jit_inline, jit_run
 from rlkv_engine.memory import swap_is_legal
 from rlkv_engine.mlp import mlp_verb, tree_verb
 from rlkv_engine.observe import NUM_FEATURES, observe
@@ -135,7 +135,7 @@ def policy_verb(st: State, policy: Policy) -> int:
     return SWAP_NOW if rule == SWAP_NOW and verb == SWAP else verb
 
 
-@jit
+@jit_run
 def run_policy(stack: State, e: int, policy: Policy, until_s: float) -> int:
     """Like ``run_to_decision`` for engine ``e`` of a stack; ``policy`` answers every decision."""
     st = engine_view(stack, e)

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_engine import facts as F
+from rlkv_engine.candidate import dirty_blocks
 from rlkv_engine.estimates import BY_TOOL, remaining_s
 from rlkv_engine.jit import jit
 from rlkv_engine.memory import can_swap
-from rlkv_engine.rule import rule_verb
+from rlkv_engine.rule import rule_verb_behind
 from rlkv_engine.sessions import arrival_s
 from rlkv_engine.state import (
     ARRIVED_AT,
@@ -127,6 +128,7 @@ CANDIDATE_FEATURES = (
     *(Feature(f"remaining_{t:g}s", 0, 1, f"r / (r + {t:g} s), r = expected remaining pause")
       for t in STEPS_S),
     Feature("link_over_recompute", -2, 2, "log10(copying its context / recomputing it), clipped"),
+    Feature("release_over_recompute", -2, 2, "log10(pending, dirty out / recomputing it), clipped"),
     Feature("recompute_pauses", 0, 1, "c / (c + 1), c = time to recompute it / mean pause"),
     Feature("remaining_recompute", 0, 1, "r / (r + 10 c), c = time to recompute it"),
     Feature("idleness", 0, 1, "share of its life so far spent waiting for tools"),
@@ -153,9 +155,9 @@ def _log_ratio(copy_s: float, compute_s: float) -> float:
 
 
 @jit
-def legal_rule_verb(st: State, point: int, s: int, swap_legal: bool) -> int:
+def legal_rule_verb(st: State, point: int, s: int, pending: float, swap_legal: bool) -> int:
     """What the rule's verb amounts to: a SWAP without host room keeps at a CALL, else discards."""
-    verb = rule_verb(st, point, s)
+    verb = rule_verb_behind(st, point, s, pending)
     if verb == SWAP and not swap_legal:
         return PRESERVE if point == CALL else DISCARD
     return verb
@@ -202,17 +204,11 @@ def requester_wait_s(st: State, point: int, requester: int) -> float:
 @jit
 def candidate_facts(st: State, point: int, s: int, take: int, rank: int, facts: F8) -> None:
     """What is a candidate's own, were ``take`` blocks of it asked for now."""
-    on_host = st.slot[HOST_HI, s] - st.slot[HOST_LO, s]
-    covered = (
-        max(0, min(st.slot[KEEP, s], st.slot[HOST_HI, s]) - st.slot[HOST_LO, s])
-        if on_host > 0
-        else 0
-    )
     elapsed = st.f[NOW] - st.real[PAUSE_START, s]
     facts[F.CONTEXT_TOKENS] = st.slot[VALID, s]
     facts[F.DEVICE_BLOCKS] = st.slot[KEEP, s]
-    facts[F.HOST_BLOCKS] = on_host
-    facts[F.DIRTY_BLOCKS] = st.slot[KEEP, s] - covered
+    facts[F.HOST_BLOCKS] = st.slot[HOST_HI, s] - st.slot[HOST_LO, s]
+    facts[F.DIRTY_BLOCKS] = dirty_blocks(st, s)
     facts[F.COPYING] = 1.0 if st.slot[JOB, s] == WRITE_THROUGH else 0.0
     facts[F.NUM_TURNS] = st.slot[TURN, s] - st.first_turn[st.n[FIRST_SESSION] + st.slot[SID, s]] + 1
     facts[F.ELAPSED_S] = elapsed
@@ -222,7 +218,7 @@ def candidate_facts(st: State, point: int, s: int, take: int, rank: int, facts: 
     facts[F.RANK] = rank
     swap_legal = can_swap(st, point, s, take)
     facts[F.SWAP_IS_LEGAL] = 1.0 if swap_legal else 0.0
-    verb = legal_rule_verb(st, point, s, swap_legal)
+    verb = legal_rule_verb(st, point, s, facts[F.PENDING_BLOCKS], swap_legal)
     facts[F.RULE_VERB] = SWAP if verb == SWAP_NOW else verb
 
 
@@ -267,9 +263,10 @@ def candidate_features(facts: F8, out: Out) -> None:
     tokens = facts[F.CONTEXT_TOKENS]
     blocks = max(1.0, tokens / facts[F.BLOCK_SIZE])
     elapsed, remaining = facts[F.ELAPSED_S], facts[F.REMAINING_S]
-    # As in rule.py: its share of full iterations, and its context out and in again.
+    # Its share of full iterations, its context out and in again, and until its memory is free.
     again_s = tokens * (facts[F.PREFILL_TOKEN_S] + facts[F.PREFILL_TOKEN_CONTEXT_S] * 0.5 * tokens)
     copy_s = tokens / facts[F.BLOCK_SIZE] * (facts[F.SWAP_OUT_BLOCK_S] + facts[F.SWAP_IN_BLOCK_S])
+    release_s = (facts[F.PENDING_BLOCKS] + facts[F.DIRTY_BLOCKS]) * facts[F.SWAP_OUT_BLOCK_S]
     i = NUM_OFFER_FEATURES
     out[i] = blocks / pool
     out[i + 1] = min(1.0, facts[F.DEVICE_BLOCKS] / blocks)
@@ -285,13 +282,14 @@ def candidate_features(facts: F8, out: Out) -> None:
         out[i] = _share(remaining, step)
         i += 1
     out[i] = _log_ratio(copy_s, again_s)
-    out[i + 1] = _share(again_s, mean_s)
-    out[i + 2] = _share(remaining, 10.0 * again_s + 1e-9)
-    out[i + 3] = min(1.0, facts[F.TOOL_WAIT_S] / (facts[F.LIFE_S] + 1e-9))
-    out[i + 4] = _share(facts[F.RANK], 4.0)
-    out[i + 5] = 1.0 if facts[F.RULE_VERB] == 0 else 0.0
-    out[i + 6] = 1.0 if facts[F.RULE_VERB] == 1 else 0.0
-    out[i + 7] = 1.0 if facts[F.RULE_VERB] == 2 else 0.0
+    out[i + 1] = _log_ratio(release_s, again_s)
+    out[i + 2] = _share(again_s, mean_s)
+    out[i + 3] = _share(remaining, 10.0 * again_s + 1e-9)
+    out[i + 4] = min(1.0, facts[F.TOOL_WAIT_S] / (facts[F.LIFE_S] + 1e-9))
+    out[i + 5] = _share(facts[F.RANK], 4.0)
+    out[i + 6] = 1.0 if facts[F.RULE_VERB] == 0 else 0.0
+    out[i + 7] = 1.0 if facts[F.RULE_VERB] == 1 else 0.0
+    out[i + 8] = 1.0 if facts[F.RULE_VERB] == 2 else 0.0
 
 
 @jit

@@ -5,28 +5,27 @@
 
 from __future__ import annotations
 
+from rlkv_engine import facts as F
+from rlkv_engine.candidate import dirty_blocks, recompute_s
 from rlkv_engine.estimates import remaining_s
 from rlkv_engine.jit import jit
 from rlkv_engine.state import (
     ARRIVED_AT,
-    BLOCK_SIZE,
     CALL,
     DISCARD,
-    IN_BLOCK_S,
+    FACTS,
     NEW,
     NOW,
     OUT_BLOCK_S,
     PAUSE_START,
     PAUSED_S,
-    PREFILL_TOKEN_CONTEXT_S,
-    PREFILL_TOKEN_S,
     PRESERVE,
     RESUME,
     RULE,
     SWAP,
-    VALID,
     State,
 )
+from rlkv_engine.victim_order import NUM_ORDER_TERMS, weighed_s
 
 # Indices into State.rule.
 (
@@ -36,17 +35,18 @@ from rlkv_engine.state import (
     NEW_VERB,  # a verb
     RESUME_VERB,  # a verb, or AUTO
     GROW_VERB,  # a verb, or AUTO
-    SWAP_RATIO,  # AUTO swaps where copying out and in takes less than this share of recomputing
+    SWAP_RATIO,  # AUTO swaps where copying out takes less than so many times recomputing
     GUARD_S,  # a new session may not take from one expected back within so many seconds
     EAGER,  # 1: min-waste reviews every paused session in every iteration
     SLACK_RATIO,  # an offer asks for so much more than is missing, as a share of the device pool
-    RULE_SIZE,
+    ORDER_WEIGHTS,  # the first of the weights of ORDER_WEIGHED (victim_order.ORDER_TERMS)
 ) = range(11)
+RULE_SIZE = ORDER_WEIGHTS + NUM_ORDER_TERMS
 
-ORDER_REMAINING, ORDER_ELAPSED, ORDER_IDLENESS = 0, 1, 2
+ORDER_REMAINING, ORDER_ELAPSED, ORDER_IDLENESS, ORDER_WEIGHED = 0, 1, 2, 3
 #: CALL_VERB: PRESERVE with the lease of the tool in State.lease_s.
 CALL_LEASE = 5
-#: RESUME_VERB and GROW_VERB: SWAP where the link is fast enough, else DISCARD.
+#: RESUME_VERB and GROW_VERB: SWAP where the memory is free soon enough, else DISCARD.
 AUTO = 4
 
 
@@ -61,25 +61,25 @@ def victim_score(st: State, s: int) -> float:
         elapsed = st.f[NOW] - st.real[PAUSE_START, s]
         life = st.f[NOW] - st.real[ARRIVED_AT, s]
         return (st.real[PAUSED_S, s] + elapsed) / (life + 1e-9)
-    return remaining_s(st, s, int(st.f[RULE + ESTIMATE]))
-
-
-@jit
-def recompute_s(st: State, s: int) -> float:
-    """Time to compute a paused slot's context again, seconds (its share of full iterations)."""
-    tokens = st.slot[VALID, s]
-    return tokens * (st.f[PREFILL_TOKEN_S] + st.f[PREFILL_TOKEN_CONTEXT_S] * 0.5 * tokens)
-
-
-@jit
-def link_s(st: State, s: int) -> float:
-    """Time to copy a paused slot's context out and in again, seconds."""
-    return st.slot[VALID, s] / st.n[BLOCK_SIZE] * (st.f[OUT_BLOCK_S] + st.f[IN_BLOCK_S])
+    expected_s = remaining_s(st, s, int(st.f[RULE + ESTIMATE]))
+    if order == ORDER_WEIGHED:
+        return weighed_s(st, s, expected_s, RULE + ORDER_WEIGHTS)
+    return expected_s
 
 
 @jit
 def rule_verb(st: State, point: int, s: int) -> int:
-    """The rule's verb for a candidate at a decision point."""
+    """The rule's verb for a candidate at a decision point of the open offer."""
+    return rule_verb_behind(st, point, s, st.f[FACTS + F.PENDING_BLOCKS])
+
+
+@jit
+def rule_verb_behind(st: State, point: int, s: int, pending: float) -> int:
+    """The same, ``pending`` blocks being swapped out before it.
+
+    AUTO asks how long the requester would wait for the memory: what is under way goes first, then
+    what the host does not hold yet. Copying it in again is no matter of now.
+    """
     if point == CALL:
         verb = int(st.f[RULE + CALL_VERB])
         return PRESERVE if verb == CALL_LEASE else verb
@@ -92,7 +92,8 @@ def rule_verb(st: State, point: int, s: int) -> int:
     else:
         verb = int(st.f[RULE + GROW_VERB])
     if verb == AUTO:
-        return SWAP if link_s(st, s) < st.f[RULE + SWAP_RATIO] * recompute_s(st, s) else DISCARD
+        out_s = (pending + dirty_blocks(st, s)) * st.f[OUT_BLOCK_S]
+        return SWAP if out_s < st.f[RULE + SWAP_RATIO] * recompute_s(st, s) else DISCARD
     return verb
 
 

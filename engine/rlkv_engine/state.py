@@ -218,7 +218,7 @@ ARRIVED_S, FINISH_S = 0, 1
     RULE,  # here the rule starts, see rule.py
 ) = range(31)
 #: Here the offer's part of an observation starts, see observe.py.
-SNAPSHOT = RULE + 16
+SNAPSHOT = RULE + 32
 #: Scratch of callers that sample from a policy: three numbers.
 SPARE = SNAPSHOT + 32
 #: Here the facts of the open decision start, see facts.py.

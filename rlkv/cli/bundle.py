@@ -28,7 +28,7 @@ def build_command(
         Path("runs/universal")
     ),
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    random: Annotated[int, typer.Option(help="Random machines beside the suite's.")] = 18,
+    random: Annotated[int, typer.Option(help="Random machines beside the suite's.")] = 24,
     held_out: Annotated[
         int, typer.Option(help="Random machines that decide how sure it must be to leave the rule.")
     ] = 9,

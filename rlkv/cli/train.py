@@ -76,6 +76,13 @@ def train_command(
             " goes on."
         ),
     ] = None,
+    order_rounds: Annotated[
+        int | None,
+        typer.Option(
+            help="Generations in which the order of victims is learnt before the verbs; without it"
+            " 24, 0: by expected remaining pause."
+        ),
+    ] = None,
     seeds: Seeds = 16,
     as_tree: Annotated[
         bool,
@@ -107,7 +114,7 @@ def train_command(
 
     torch.set_num_threads(1)
     since = time.monotonic()
-    config = TrainConfig(recipe=recipe, seed=seed, num_rounds=rounds)
+    config = TrainConfig(recipe, seed, rounds, order_rounds)
     if from_log is not None:
         if not (scenario is None and workload is None and trace is None):
             raise InputError("--from-log replaces --trace, --workload and --scenario")
@@ -222,7 +229,7 @@ def _judge(
     from rlkv_agents.load_sweep import num_load_sweep_runs
     from rlkv_agents.train import counter
 
-    policies = [*result.rules, result.policy]
+    policies = [*result.rules, result.ordered, result.policy]
     count = counter(on_progress, "eval", len(seeds) * len(policies))
     record = evaluation_record(
         scenario, policies, learned=result.policy.name, seeds=list(seeds), on_run=count
@@ -248,7 +255,7 @@ def _references(
         return stored_references(settings)
     others = [recipe for recipe in RECIPES if recipe != settings["recipe"]]
     return measure_references(
-        scenario, result.start, others, settings["seed"], result.progress.cpu_s, on_progress
+        scenario, result.ordered, others, settings["seed"], result.progress.cpu_s, on_progress
     )
 
 

@@ -161,7 +161,8 @@ def latency_rows(explanation: Explanation) -> Rows:
                 ],
             )
         )
-    policy = "network" if "network" in explanation.get("latency", {}) else "trees"
+    known = explanation.get("latency", {})
+    policy = next((name for name in ("network", "trees") if name in known), "rule")
     head = ["", "ms/token, mean", "ratio to the rule", f"ratio to the {policy}"]
     num = len(explanation.get("test_seeds", []))
     return Rows(head, body, f"Mean normalized latency on {num} paired held-out traces")

@@ -25,15 +25,15 @@ class LocalRule:
 
     Args:
         guard_pauses: a new session may not take from one expected back within so many mean pauses.
-        swap_ratio: for a returning or growing session a victim is copied out where the link takes
-            less than this share of recomputing it.
+        swap_ratio: for a returning or growing session a victim is copied out where its memory is
+            free, all that is under way included, in less than so many times recomputing it.
         write_through: whether a CALL starts a copy to the host while the link idles.
         new_swaps: whether a new session's victims are copied out.
     """
 
-    guard_pauses: float = 0.5
-    swap_ratio: float = 8.0
-    write_through: bool = True
+    guard_pauses: float = 1.0
+    swap_ratio: float = 4.0
+    write_through: bool = False
     new_swaps: bool = True
 
     def verbs(self, facts: NDArray[np.float64]) -> NDArray[np.int8]:
@@ -56,15 +56,13 @@ class LocalRule:
         again_s = tokens * (
             facts[:, F.PREFILL_TOKEN_S] + facts[:, F.PREFILL_TOKEN_CONTEXT_S] * 0.5 * tokens
         )
-        copy_s = (
-            tokens
-            / facts[:, F.BLOCK_SIZE]
-            * (facts[:, F.SWAP_OUT_BLOCK_S] + facts[:, F.SWAP_IN_BLOCK_S])
-        )
+        dirty = facts[:, F.DIRTY_BLOCKS]
+        dirty = np.where(np.isnan(dirty), tokens / facts[:, F.BLOCK_SIZE], dirty)
+        out_s = (facts[:, F.PENDING_BLOCKS] + dirty) * facts[:, F.SWAP_OUT_BLOCK_S]
         guarded = remaining_s < self.guard_pauses * mean_s
         at_call = Verb.SWAP if self.write_through else Verb.PRESERVE
         for_new = Verb.SWAP if self.new_swaps else Verb.DISCARD
-        verb = np.where(copy_s < self.swap_ratio * again_s, Verb.SWAP, Verb.DISCARD)
+        verb = np.where(out_s < self.swap_ratio * again_s, Verb.SWAP, Verb.DISCARD)
         verb = np.where(point == Point.NEW, np.where(guarded, Verb.PRESERVE, for_new), verb)
         verb = np.where(point == Point.CALL, at_call, verb)
         impossible = (verb == Verb.SWAP) & ~swap_is_legal(facts)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from rlkv_agents.advice import Advice, candidates, describe
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House
+from rlkv_engine.victim_order import NUM_ORDER_TERMS
 from tests.agents.small_scenario import random_weights, small_scenario
 
 SMALL = small_scenario(num_host_blocks=20)
@@ -19,7 +22,7 @@ def advice(best_of_each: list[int]) -> Advice:
     regret = np.full((2, NUM), 0.5)
     regret[np.arange(2), best_of_each] = 0.0
     machines = np.stack([describe(s.profile, s.table) for s in (SMALL, LARGE)])
-    return Advice(machines, regret, np.array([0.0, 1.0]))
+    return replace(Advice.of_constants(machines, regret), departs=np.array([0.0, 1.0]))
 
 
 def test_a_machine_that_is_known_gets_what_was_best_there() -> None:
@@ -42,6 +45,20 @@ def test_far_from_all_of_them_the_nearest_counts() -> None:
     far = small_scenario(num_host_blocks=60_000)
     assert known.rule_for(far.profile, far.table) == candidates()[17]
     assert known.without(1).rule_for(far.profile, far.table) == candidates()[3]
+
+
+def test_the_order_is_advised_apart_from_the_constants() -> None:
+    order = np.linspace(1.0, 2.0, NUM_ORDER_TERMS)
+    known = replace(
+        advice([3, 17]),
+        orders=np.stack([np.zeros(NUM_ORDER_TERMS), order]),
+        # Right on the small machine, and worse on the large one than the plain order.
+        order_regret=np.array([[0.0, -0.05], [0.0, 0.02]]),
+    )
+    assert known.rule_for(SMALL.profile, SMALL.table) == candidates()[3].with_order(order)
+    assert known.rule_for(LARGE.profile, LARGE.table) == candidates()[17]
+    far = small_scenario(num_host_blocks=60_000)
+    assert known.without(1).rule_for(far.profile, far.table).order.any()
 
 
 def test_a_policy_binds_its_rule_to_the_machine() -> None:

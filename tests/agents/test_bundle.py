@@ -105,7 +105,7 @@ def test_the_metadata_says_what_the_numbers_mean(tmp_path: Path) -> None:
     assert document["rule"] == {
         "name": "house",
         "constants": {
-            "guard_pauses": 2.0, "swap_ratio": 0.0, "write_through": 1.0, "new_swaps": 1.0,
+            "guard_pauses": 2.0, "swap_ratio": 0.0, "write_through": 0.0, "new_swaps": 1.0,
             "slack_ratio": 0.003,
         },
     }  # fmt: skip

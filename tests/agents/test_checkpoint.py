@@ -22,9 +22,10 @@ from rlkv_agents.checkpoint import (
 from rlkv_agents.es_learner import EvolutionLearner, EvolutionSettings
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.gae_learner import GaeLearner
+from rlkv_agents.order_learning import FIRST_SEED
 from rlkv_agents.policy import TENSORS, AgentPolicy
 from rlkv_agents.rules import RULES
-from rlkv_agents.train import RECIPES, START_RULE, TrainConfig, TrainResult, train
+from rlkv_agents.train import ORDER_FORM, RECIPES, START_RULE, TrainConfig, TrainResult, train
 from rlkv_agents.tune import validation_traces
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import Scenario, closed_loop
@@ -51,11 +52,11 @@ def tiny_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(folder: Path, rounds: int, recipe: str = "forked-ppo", seed: int = 0) -> TrainResult:
-    return train(SCENARIO, TrainConfig(recipe, seed, rounds), folder)
+    return train(SCENARIO, TrainConfig(recipe, seed, rounds, 1), folder)
 
 
 def resume(folder: Path, rounds: int, recipe: str = "forked-ppo", seed: int = 0) -> TrainResult:
-    return train(SCENARIO, TrainConfig(recipe, seed, rounds), folder, resume=True)
+    return train(SCENARIO, TrainConfig(recipe, seed, rounds, 1), folder, resume=True)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -65,15 +66,16 @@ def test_long_runs_do_not_lose_count(tmp_path: Path, recipe: str) -> None:
     # The default recipe counts for both of its learners; so far only the first was at work.
     name = "decisions" if recipe == "es" else "steps"
     before = int(state[name].sum())
-    assert before == progress.curve[-1]["steps"] == state[name][0]
+    of_order = max(p["steps"] for p in progress.curve if p.get("form") == ORDER_FORM)
+    assert before == progress.curve[-1]["steps"] - of_order == state[name][0]
     state[name] = state[name].copy()
     state[name][0] = 2**24 + 1
     save_checkpoint(tmp_path, progress, state, best)
     result = resume(tmp_path, 4, recipe)
-    again = result.progress.curve[-1]["steps"] - (2**24 + 1)
+    again = result.progress.curve[-1]["steps"] - of_order - (2**24 + 1)
     assert load_checkpoint(tmp_path, {})[1][name].sum() == again + 2**24 + 1
     whole = run(tmp_path / "whole", 4, recipe)
-    assert again == whole.progress.curve[-1]["steps"] - before
+    assert again == whole.progress.curve[-1]["steps"] - of_order - before
 
 
 def learner_bytes(folder: Path, rounds: int) -> tuple[bytes, bytes]:
@@ -120,7 +122,7 @@ def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> 
         if (stage, done) == ("train", 3):
             raise KeyboardInterrupt
 
-    config = TrainConfig(num_rounds=4)
+    config = TrainConfig(num_rounds=4, order_rounds=1)
     with pytest.raises(KeyboardInterrupt):
         train(SCENARIO, config, tmp_path / "parts", on_progress=interrupt)
     assert json.loads((tmp_path / "parts" / "progress.json").read_bytes())["rounds_done"] == 2
@@ -162,11 +164,13 @@ def test_training_never_looks_at_test_sessions(
 
     fields = {name: getattr(SCENARIO, name) for name in Scenario.__dataclass_fields__}
     for recipe in RECIPES:
-        train(Watched(**fields), TrainConfig(recipe, 3, 2), tmp_path / recipe)
+        train(Watched(**fields), TrainConfig(recipe, 3, 2, 1), tmp_path / recipe)
     assert {split for split, _ in drawn} == {"train", "validation"}
     # No round meets a trace of another.
     seeds = [seed for split, seed in drawn if split == "train"]
-    assert len(set(seeds)) == max(2 * 2, 2 * 3) and min(seeds) == 4_000_000
+    of_order = {seed for seed in seeds if seed >= FIRST_SEED}
+    assert len(of_order) == 4
+    assert len(set(seeds) - of_order) == max(2 * 2, 2 * 3) and min(seeds) == 4_000_000
 
 
 def closed() -> Scenario:
@@ -202,7 +206,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 ) -> None:
     run(tmp_path, 1)
     scenario, options = (SCENARIO, change) if isinstance(change, dict) else (change(), {})
-    config = replace(TrainConfig(num_rounds=2), **options)  # type: ignore[arg-type]
+    config = replace(TrainConfig(num_rounds=2, order_rounds=1), **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=named) as caught:
         train(scenario, config, tmp_path, resume=True)
     assert str(tmp_path / "progress.json") in str(caught.value)
@@ -277,7 +281,9 @@ def test_it_goes_on_to_the_rounds_it_was_asked_for(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(SCENARIO, TrainConfig(num_rounds=4), tmp_path, on_checkpoint=interrupt)
+        train(
+            SCENARIO, TrainConfig(num_rounds=4, order_rounds=1), tmp_path, on_checkpoint=interrupt
+        )
     result = train(SCENARIO, TrainConfig(), tmp_path, resume=True)
     assert (result.progress.rounds_done, result.progress.num_rounds) == (4, 4)
     with pytest.raises(InputError, match="the checkpoint has 4 rounds, this run asks for 2"):
@@ -304,7 +310,7 @@ def test_a_session_too_large_for_the_machine_is_found_before_any_work(
     fields = {name: getattr(SCENARIO, name) for name in Scenario.__dataclass_fields__}
     # Two traces a round: the eighth belongs to the fourth of four rounds.
     with pytest.raises(InputError, match="tokens of KV, the device pool of small holds"):
-        train(Bad(**fields), TrainConfig(num_rounds=4), tmp_path)
+        train(Bad(**fields), TrainConfig(num_rounds=4, order_rounds=1), tmp_path)
 
 
 def test_an_unwritable_folder_is_an_input_error(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rlkv_engine.tree import NUM_POINTS
 from tests.agents.small_scenario import small_scenario
 
 SCENARIO = small_scenario()
-STUDENT = AgentPolicy("student", House())
+STUDENT = AgentPolicy("student", House(write_through=1.0))
 #: Never writes through, never swaps, never guards: easy to tell from the student.
 PLAIN = AgentPolicy(
     "plain", House(guard_pauses=0.0, swap_ratio=0.0, write_through=0.0, new_swaps=0.0)

@@ -30,7 +30,7 @@ from tests.agents.small_scenario import small_scenario
 from tests.agents.small_trees import INDEX, waits_for
 
 SCENARIO = small_scenario(rate_per_s=2.0)
-TEACHER = waits_for(0.4, House(guard_pauses=0.0))
+TEACHER = waits_for(0.4, House(guard_pauses=0.0, write_through=1.0))
 SETTINGS = DistilSettings(depths=(2,), num_passes=2, traces_per_pass=2, num_per_trace=2000)
 
 

@@ -181,7 +181,7 @@ def test_a_record_can_be_read_and_says_against_whom() -> None:
     assert ratios[record["best_rule"]] == 1.0
     assert min(ratios["lru"], ratios["house"]) == 1.0
     assert record["policies"]["house"]["constants"] == {
-        "guard_pauses": 0.5, "swap_ratio": 8.0, "write_through": 1.0, "new_swaps": 1.0,
+        "guard_pauses": 1.0, "swap_ratio": 4.0, "write_through": 0.0, "new_swaps": 1.0,
         "slack_ratio": 0.003,
     }  # fmt: skip
     assert record["policies"]["clairvoyant"]["sees_future"]

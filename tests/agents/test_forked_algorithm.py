@@ -228,7 +228,7 @@ def test_before_it_has_learnt_it_answers_as_the_rule_does() -> None:
 def test_predictions_of_one_and_of_many() -> None:
     model = make().learn(1)
     rng = np.random.default_rng(0)
-    rows = rng.random((200, 44)).astype(np.float32)[:, : model.observation_space.shape[0]]  # type: ignore[index]
+    rows = rng.random((200, 100)).astype(np.float32)[:, : model.observation_space.shape[0]]  # type: ignore[index]
     masks = np.ones((200, 3), np.bool_)
     masks[:, 1] = False
     policy = replace(model._inference._policy, trained_range=None)  # anywhere

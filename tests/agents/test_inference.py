@@ -30,7 +30,7 @@ def decisions(num: int = 400, seed: int = 0) -> tuple[NDArray[np.float32], NDArr
 
 def partly_trained() -> AgentPolicy:
     """A random network that knows about half of the decisions above."""
-    policy = random_network()
+    policy = random_network(1)
     rows, _ = decisions()
     low, high = rows.min(axis=0).astype(np.float64), rows.max(axis=0).astype(np.float64)
     high[[f.name for f in FEATURES].index("context")] = 0.5

@@ -32,8 +32,8 @@ def latency_s(name: str, config: EngineConfig, **constants: float) -> NDArray[np
         # bring back.
         ("unseen-infercept-half-host", {"swap_ratio": 1e9}, {"slack_ratio": 0.0}, 1.05),
         (
-            "crossover-slow",
-            {"write_through": 0.0, "guard_pauses": 1.0},
+            "crossover-tiny-host",
+            {"slack_ratio": 0.0, "guard_pauses": 2.0},
             {"slack_ratio": 0.012},
             1.04,
         ),
@@ -46,8 +46,21 @@ def latency_s(name: str, config: EngineConfig, **constants: float) -> NDArray[np
         # New sessions drive out those that are back at once.
         ("crossover-tiny-host", {"guard_pauses": 2.0}, {"guard_pauses": 0.0}, 1.08),
         # What the idle link has copied is free at once; a small host has better use for its room.
-        ("crossover", {"swap_ratio": 1.0, "guard_pauses": 2.0}, {"write_through": 0.0}, 2.0),
-        ("unseen-coding-small-host", {"write_through": 0.0}, {"write_through": 1.0}, 1.05),
+        (
+            "crossover",
+            {"swap_ratio": 0.5, "guard_pauses": 2.0, "write_through": 1.0},
+            {"write_through": 0.0},
+            2.0,
+        ),
+        ("unseen-coding-small-host", {}, {"write_through": 1.0}, 1.05),
+        # What the host holds already is free at once, what was copied for nothing is not; whose
+        # session is young has the most to lose.
+        (
+            "coding",
+            {"order_dirty": -1.5, "order_context": -0.8, "order_turns": 0.8},
+            {"order_dirty": 0.0, "order_context": 0.0, "order_turns": 0.0},
+            1.004,
+        ),
     ],
 )
 def test_without_it_every_trace_is_slower(

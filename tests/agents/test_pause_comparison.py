@@ -22,7 +22,8 @@ SCENARIO = replace(small_scenario(), workload=TraceWorkload(paused_sessions(1000
 
 
 def test_the_comparison_is_paired_and_reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pause_comparison, "GRID", {"guard_pauses": (0.0, 0.5)})
+    grid = {"guard_pauses": (0.0, 0.5), "write_through": (1.0,)}
+    monkeypatch.setattr(pause_comparison, "GRID", grid)
     calls = 0
 
     def count() -> None:

@@ -8,13 +8,14 @@ import pytest
 
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import RULES, House, LazySwap, Rule, Ttl, make_rule
+from rlkv_agents.rules import RULES, House, LazySwap, Rule, Ttl, constants_of, make_rule
 from rlkv_agents.tune import grid_of
 from rlkv_engine import rule as R
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.errors import InputError
 from rlkv_engine.estimates import BY_ELAPSED, BY_TOOL, BY_TRUTH, PauseTable, fit_pause_table
 from rlkv_engine.state import DISCARD, PRESERVE, SWAP, SWAP_NOW
+from rlkv_engine.victim_order import NUM_ORDER_TERMS
 from rlkv_envs.metrics import RunResult
 from tests.agents.small_scenario import small_scenario
 from tests.engine.reference_session import Turn
@@ -48,8 +49,8 @@ VECTORS: dict[str, list[float]] = {
     "min-waste-true": [REMAINING, BY_TRUTH, PRESERVE, SWAP, SWAP, SWAP, 0, 0, 1, SLACK],
     "ttl": [ELAPSED, BY_TOOL, R.CALL_LEASE, PRESERVE, DISCARD, DISCARD, 0, 0, 0, SLACK],
     "mori": [IDLENESS, BY_TOOL, SWAP, SWAP, SWAP, SWAP, 0, 0, 0, SLACK],
-    "house": [REMAINING, BY_TOOL, SWAP, SWAP, R.AUTO, R.AUTO, 8, 0.5, 0, SLACK],
-    "clairvoyant": [REMAINING, BY_TRUTH, SWAP, SWAP, R.AUTO, R.AUTO, 8, 0.5, 0, SLACK],
+    "house": [REMAINING, BY_TOOL, PRESERVE, SWAP, R.AUTO, R.AUTO, 4, 1, 0, SLACK],
+    "clairvoyant": [REMAINING, BY_TRUTH, PRESERVE, SWAP, R.AUTO, R.AUTO, 4, 1, 0, SLACK],
 }
 
 
@@ -64,7 +65,8 @@ def test_every_rule_has_a_vector_here() -> None:
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_vector_of(name: str) -> None:
-    expected = np.array(VECTORS[name], np.float64)
+    expected = np.zeros(R.RULE_SIZE)  # no order of victims is learnt yet
+    expected[: len(VECTORS[name])] = VECTORS[name]
     expected[R.GUARD_S] *= SCENARIO.table.mean_pause_s
     np.testing.assert_array_equal(make_rule(name).params(SCENARIO.table), expected)
 
@@ -146,10 +148,22 @@ def test_the_guard_keeps_those_who_are_back_soon() -> None:
 
 
 def test_the_constants_of_the_house_rule() -> None:
-    params = House(write_through=0.0, new_swaps=0.0, swap_ratio=0.0).params(SCENARIO.table)
-    assert params[R.CALL_VERB] == PRESERVE
+    params = House(write_through=1.0, new_swaps=0.0, swap_ratio=0.0).params(SCENARIO.table)
+    assert params[R.CALL_VERB] == SWAP
     assert params[R.NEW_VERB] == DISCARD
     assert params[R.SWAP_RATIO] == 0.0
+
+
+def test_the_constants_of_a_learned_order() -> None:
+    weights = np.arange(1.0, NUM_ORDER_TERMS + 1.0)
+    house = House(guard_pauses=2.0).with_order(weights)
+    params = house.params(SCENARIO.table)
+    assert params[R.ORDER] == R.ORDER_WEIGHED
+    np.testing.assert_array_equal(params[R.ORDER_WEIGHTS :], weights)
+    assert house.guard_pauses == 2.0 and house.order_dirty == 8.0
+    # Weights are constants like others, and named only where an order was learnt.
+    assert make_rule("house", constants_of(house)) == house
+    assert not any(name.startswith("order_") for name in constants_of(House()))
 
 
 def two_tools() -> PauseTable:

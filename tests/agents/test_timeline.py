@@ -11,7 +11,7 @@ from rlkv_engine.engine import Engine
 from rlkv_envs.scenario import closed_loop, load_scenario
 
 SCENARIO = load_scenario("crossover-slow").with_sessions(80)
-POLICY = AgentPolicy("house", make_rule("house"))
+POLICY = AgentPolicy("house", make_rule("house", {"write_through": 1.0}))
 
 
 def test_shares_of_the_device_pool_add_up() -> None:

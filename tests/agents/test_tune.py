@@ -88,12 +88,12 @@ def test_runs_are_counted(name: str) -> None:
 
 def test_a_large_grid_is_halved_and_no_run_is_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     traces = validation_traces(SCENARIO)
-    assert len(grid_of("house")) == 216
+    assert len(grid_of("house")) == 360
     halved = ValidationRuns(SCENARIO, "house", traces)
     choice = choose(halved, grid_of("house"))
-    # 216 on one trace, 72 on two, 36 on four, 18 on eight, 9 on sixteen.
+    # 360 on one trace, 120 on two, 60 on four, 30 on eight, 15 on sixteen.
     num_traces = sorted(map(len, halved.latency_s.values()))
-    assert num_traces == [1] * 144 + [2] * 36 + [4] * 18 + [8] * 9 + [16] * 9
+    assert num_traces == [1] * 240 + [2] * 60 + [4] * 30 + [8] * 15 + [16] * 15
     # A part of the grid takes fewer runs than on its own: those that are there are not repeated.
     pinned = [c for c in grid_of("house") if c["guard_pauses"] == 0.0]
     alone = ValidationRuns(SCENARIO, "house", traces)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlkv_agents import abstention, advice_runs, specialists, universal
+from rlkv_agents import abstention, advice_runs, order_runs, specialists, universal
 from rlkv_agents.cloning import CloneSettings
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.machines import HOST_FACTORS, LOADS, random_machines, suite_machines
+from rlkv_agents.order_learning import OrderSettings
 from rlkv_agents.rules import House
 from rlkv_agents.specialists import ADVISED, TUNED
 from rlkv_agents.universal import UniversalConfig, build_universal
@@ -42,8 +43,10 @@ def small_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         universal, "random_machines", lambda num, seed: MACHINES[1 + seed : 2 + seed][:num]
     )
-    for module in (abstention, advice_runs, specialists):
+    for module in (abstention, advice_runs, order_runs, specialists):
         monkeypatch.setattr(module, "NUM_TRACES", 2)
+    settings = OrderSettings(generations=2, num_pairs=2, traces_per_generation=1)
+    monkeypatch.setattr(order_runs, "_SETTINGS", settings)
     monkeypatch.setattr(ForkedLearner, "traces_per_round", 1)
     monkeypatch.setattr(ForkedLearner, "forks_per_trace", 40)
 
@@ -57,6 +60,9 @@ def test_a_build_that_goes_on_gives_what_one_run_gives(
     # No specialist of its own, but the other machine's was tried.
     assert set(first.teachers["other"]["ratios"]) == {ADVISED, TUNED, "small"}
     assert first.policy.advice is not None and len(first.policy.advice.machines) == 2
+    advice = first.policy.advice
+    assert advice.order_regret.shape == (2, len(advice.orders))
+    assert not advice.orders[0].any() and not advice.order_regret[:, 0].any()
     assert first.abstention.machines == ["held out"]
     assert first.policy.min_confidence == first.abstention.min_confidence
 
@@ -66,6 +72,8 @@ def test_a_build_that_goes_on_gives_what_one_run_gives(
     monkeypatch.setattr(universal, "learn_specialist", again)
     monkeypatch.setattr(universal, "choose_teacher", again)
     monkeypatch.setattr(advice_runs, "_latencies", again)
+    monkeypatch.setattr(order_runs, "_learnt", again)
+    monkeypatch.setattr(order_runs, "_tried", again)
     second = build_universal(CONFIG, tmp_path)
     assert first.teachers == second.teachers
     assert first.policy.weights is not None and second.policy.weights is not None

@@ -109,7 +109,7 @@ def decisions_of(scenario: Scenario, rule: Rule) -> tuple[np.ndarray, np.ndarray
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_torch_policies_decide_as_the_rule(name: str) -> None:
-    observations, masks, verbs = decisions_of(SCENARIOS[name], House())
+    observations, masks, verbs = decisions_of(SCENARIOS[name], House(write_through=1.0))
     assert len(set(verbs.tolist())) > 1
     torch.manual_seed(0)
     start = RuleStartPolicy(observation_space(), action_space(), lambda _: 1e-3, prior=0.7)

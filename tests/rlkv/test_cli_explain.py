@@ -21,7 +21,7 @@ from rlkv_agents.bundle import load_bundle, save_bundle
 from rlkv_agents.distilling import Distilled, DistilSettings
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
+from rlkv_agents.rules import House, constants_of
 from rlkv_agents.tune import validation_traces
 from rlkv_envs.scenario import load_scenario
 from tests.agents.small_trees import waits_for
@@ -154,8 +154,8 @@ def learning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(House, "grid", {"guard_pauses": (0.0,), "write_through": (1.0,)})
 
 
-TRAIN = ("train", "--scenario", "crossover-slow", "--rounds", 2, "--seeds", 2, "--sessions", 80,
-         "--rate", 30)  # fmt: skip
+TRAIN = ("train", "--scenario", "crossover-slow", "--rounds", 2, "--order-rounds", 1,
+         "--seeds", 2, "--sessions", 80, "--rate", 30)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -207,9 +207,8 @@ def test_an_advised_bundle_is_explained_with_the_rule_that_is_right_there(
     regret = np.ones((1, len(candidates())))
     regret[0, 5] = 0.0
     for departs, kind in ((1.0, "network"), (0.0, "rule")):
-        advice = Advice(
-            describe(scenario.profile, scenario.table)[None], regret, np.array([departs])
-        )
+        known = Advice.of_constants(describe(scenario.profile, scenario.table)[None], regret)
+        advice = replace(known, departs=np.array([departs]))
         save_bundle(
             tmp_path / kind,
             replace(waits_for(0.6, HOUSE), advice=advice),
@@ -219,5 +218,5 @@ def test_an_advised_bundle_is_explained_with_the_rule_that_is_right_there(
         assert code == 0, err
         explanation = json.loads(out)["explained"][0]["explanation"]
         assert explanation["kind"] == kind
-        expected = {name: getattr(candidates()[5], name) for name in House.grid}
+        expected = constants_of(candidates()[5])
         assert explanation["constants"] == expected

@@ -21,7 +21,8 @@ from tests.rlkv.command_line import (
     small_machine_toml,
 )
 
-TINY = ("--rounds", "2", "--seeds", "2", "--sessions", "40")
+QUICK = ("--seeds", "1", "--sessions", "20", "--order-rounds", "1")
+TINY = ("--rounds", "2", "--order-rounds", "1", "--seeds", "2", "--sessions", "40")
 
 
 @pytest.fixture(autouse=True)
@@ -75,16 +76,16 @@ def test_a_run_leaves_bundle_record_page_and_pictures(default_run: Path) -> None
 
 def test_its_record_says_everything(default_run: Path) -> None:
     record: Any = read_record(default_run)
-    assert set(record["policies"]) == {*RULES, "learned"}
+    assert set(record["policies"]) == {*RULES, "learned-order", "learned"}
     assert (record["learned"], record["seeds"], record["split"]) == ("learned", [0, 1], "test")
     assert record["bundle"] == "bundle"
     assert next(point["steps"] for point in record["learning_curve"]) == 0
     assert sum(point["chosen"] for point in record["learning_curve"]) == 1
     assert set(record["validation_rules_s"]) == set(RULES)
-    assert record["command"].startswith("rlkv train --rounds 2")
+    assert record["command"].startswith("rlkv train --rounds 2 --order-rounds 1")
     assert record["wall_s"] > 0
     assert record["inputs"]["num_sessions"] == 40
-    assert set(record["load_sweep"]["policies"]) == {*RULES, "learned"}
+    assert set(record["load_sweep"]["policies"]) == {*RULES, "learned-order", "learned"}
     (elsewhere,) = record["also"]
     assert elsewhere["scenario"] == "coding" and "learned" in elsewhere["policies"]
 
@@ -104,20 +105,23 @@ def test_its_record_replays(default_run: Path, capsys: pytest.CaptureFixture[str
     code, out, _ = run(capsys, "eval", "--replay", default_run, "--json")
     replayed = json.loads(out)
     assert code == 0 and replayed["agrees"]
-    assert len(replayed["policies"]) == 2 * (len(RULES) + 1)
+    assert (
+        len(replayed["policies"]) == 2 * (len(RULES) + 1) + 1
+    )  # the order alone is judged where it was learnt
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_it_can_be_resumed_to_more_rounds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("train", "--scenario", "crossover-slow", "--seeds", "1", "--sessions", "20")
+    options = ("train", "--scenario", "crossover-slow", *QUICK)
     out = tmp_path / "parts"
     assert run(capsys, *options, "--rounds", 2, "--out", out)[0] == 0
     code, printed, _ = run(capsys, *options, "--rounds", 4, "--out", out, "--resume", "--json")
     assert code == 0
     record = json.loads(printed)
-    assert len(record["learning_curve"]) == 3
+    # The start, the order, and the verbs after two rounds and after four.
+    assert len(record["learning_curve"]) == 4
     assert record["policies"] == json.loads((out / "record.json").read_text())["policies"]
     assert run(capsys, *options, "--rounds", 4, "--out", tmp_path / "whole")[0] == 0
     for name in ("checkpoint/4.state.safetensors", "bundle/weights.safetensors"):
@@ -136,7 +140,8 @@ def test_on_another_machine_and_in_a_closed_loop(
     machine = small_machine_toml(tmp_path)
     code, out, _ = run(
         capsys, "train", "--profile", machine, "--workload", "infercept", "--concurrent", 6,
-        "--rounds", 1, "--seeds", 1, "--sessions", 20, "--out", tmp_path / "run", "--json",
+        "--rounds", 1, "--order-rounds", 1, "--seeds", 1, "--sessions", 20, "--json",
+        "--out", tmp_path / "run",
     )  # fmt: skip
     assert code == 0
     record = json.loads(out)
@@ -150,7 +155,7 @@ def test_on_another_machine_and_in_a_closed_loop(
 def test_interrupted_it_leaves_what_it_has_learnt(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("train", "--scenario", "crossover-slow", "--seeds", "1", "--sessions", "20")
+    options = ("train", "--scenario", "crossover-slow", *QUICK)
     finish_round = ForkedLearner.run_round
 
     def interrupted(self: ForkedLearner, number: int) -> dict[str, float]:

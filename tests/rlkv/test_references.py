@@ -40,7 +40,13 @@ def test_other_recipes_are_trained_and_kept(
 
     # Drawing takes longer than training here.
     monkeypatch.setattr("rlkv.report.write.write_report", write_record)
-    options = {"--scenario": "crossover-slow", "--rounds": 1, "--seeds": 1, "--sessions": 120}
+    options = {
+        "--scenario": "crossover-slow",
+        "--rounds": 1,
+        "--order-rounds": 1,
+        "--seeds": 1,
+        "--sessions": 120,
+    }
     words = [word for option in options.items() for word in option]
     out_folder = tmp_path / "run"
     code, out, _ = run(capsys, "train", *words, "--references", "--out", out_folder, "--json")

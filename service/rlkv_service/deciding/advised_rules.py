@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rlkv_agents.advice import DESCRIPTION, Advice
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import Rule
+from rlkv_agents.rules import House, Rule
 from rlkv_engine import facts as F
 from rlkv_engine import rule as R
 from rlkv_engine.estimates import NUM_BINS, PauseTable
@@ -42,6 +42,9 @@ class Advised(NamedTuple):
     """What holds for a machine."""
 
     rule: LocalRule
+    #: Weights of the order in which sessions give up their blocks, [NUM_ORDER_TERMS]; None: by
+    #: expected remaining pause.
+    order: NDArray[np.float64] | None
     departs: bool  #: whether the bundle leaves the rule there
 
 
@@ -98,13 +101,18 @@ class AdvisedRules:
         if table is None:
             table = _supposed_table(float(facts[F.MEAN_PAUSE_S]), advice)
         if advice is None:
-            return Advised(local_rule(self._policy.rule, table), departs=True)
+            return _advised(self._policy.rule, table, departs=True)
         block_size, device, host, *costs = facts[_MACHINE]  # of NumPy: they divide by 0
         costs[2:] = (max(cost, _LEAST_COPY_S) for cost in costs[2:])
         # Whole numbers without a bound: floats as they come.
         machine = _Machine(block_size, device, host, *costs)
         rule = advice.rule_for(machine, table)
-        return Advised(local_rule(rule, table), advice.may_depart(machine, table))
+        return _advised(rule, table, advice.may_depart(machine, table))
+
+
+def _advised(rule: Rule, table: PauseTable, departs: bool) -> Advised:
+    order = rule.order if isinstance(rule, House) and rule.order.any() else None
+    return Advised(local_rule(rule, table), order, departs)
 
 
 def local_rule(rule: Rule, table: PauseTable) -> LocalRule:

@@ -188,6 +188,7 @@ def greedy(
 @jit
 def judge(
     facts: F8,
+    order_s: F8,
     policy: I1,
     confidence: F8,
     knows: Bools,
@@ -203,6 +204,7 @@ def judge(
 
     Args:
         facts: filled, ``[n, NUM_FACTS]``.
+        order_s: places in the order of victims, the largest first, ``[n]``.
         policy: verbs of the policy ``[n]``; become the rule's where it has nothing to say.
         confidence: of these, ``[n]``.
         knows: whether it is within what was trained on, ``[n]``.
@@ -231,7 +233,7 @@ def judge(
         p50_s = remaining_s if math.isnan(left_s[0, row]) else left_s[0, row]
         p90_s = 2.0 * remaining_s if math.isnan(left_s[1, row]) else left_s[1, row]
         small[0, row] = verb
-        share = unit_s / (unit_s + remaining_s)
+        share = unit_s / (unit_s + order_s[row])
         small[1, row] = int(np.rint(100.0 * share)) if share >= 0.0 else 0
         small[2, row] = 0 if reason == _POLICY else 1
         small[3, row] = reason

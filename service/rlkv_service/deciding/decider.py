@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rlkv_engine import facts as F
 from rlkv_engine.observe import NUM_FEATURES
+from rlkv_engine.victim_order import weighed_rows_s
 from rlkv_service.columns import DecisionRows, VerdictRows
 from rlkv_service.deciding.active_bundle import ActiveBundle, PolicyInfo
 from rlkv_service.deciding.advised_rules import AdvisedRules
@@ -93,8 +94,8 @@ class Decider:
         if batch.may_depart:
             _hear(bundle, batch, policy, confidence, knows, unsure)
         judge(
-            batch.facts, policy, confidence, knows, unsure, batch.departs, batch.left_s,
-            self._shadow, self._min_confidence, small, real,
+            batch.facts, batch.order_s, policy, confidence, knows, unsure, batch.departs,
+            batch.left_s, self._shadow, self._min_confidence, small, real,
         )  # fmt: skip
         verdicts: list[VerdictRows] = [None] * len(asked)  # type: ignore[list-item]
         start = 0
@@ -146,6 +147,8 @@ class _Batch:
             self.facts = np.concatenate([each.rows.facts for each in asked])
         num = len(self.facts)
         self.left_s = np.empty((2, num))  # p50 and p90 of what is left of the pauses
+        #: Places in the order of victims, the largest first, seconds.
+        self.order_s = np.empty(num)
         self.departs = np.empty(num, np.bool_)
         self.may_depart = False  # whether any row does
         start = 0
@@ -154,16 +157,29 @@ class _Batch:
             part = slice(start, start + sum(map(len, mine)))
             start = part.stop
             facts, departs, left_s = self.facts[part], self.departs[part], self.left_s[:, part]
+            order_s = self.order_s[part]
             silent = _fill(engine_id, mine, facts, left_s, estimates)
             for rows in _same_machines(facts):
                 advised = rules.on(engine_id, facts[rows][0])
                 departs[rows] = advised.departs
+                order_s[rows] = _order_s(facts[rows], advised.order)
                 self.may_depart = self.may_depart or advised.departs
                 if silent:
                     said = facts[rows, F.RULE_VERB]
                     facts[rows, F.RULE_VERB] = np.where(
                         np.isnan(said), advised.rule.verbs(facts[rows]), said
                     )
+
+
+def _order_s(
+    facts: NDArray[np.float64], weights: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    remaining_s = facts[:, F.REMAINING_S]
+    if weights is None:
+        return remaining_s
+    order_s = np.empty(len(facts))
+    weighed_rows_s(facts, remaining_s, weights, order_s)
+    return order_s
 
 
 def _engine_of(asked: Asked) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from rlkv_agents.bundle import save_bundle
 from rlkv_engine.errors import InputError
+from rlkv_engine.observe import NUM_FEATURES
 from rlkv_service.deciding.active_bundle import ActiveBundle
 from rlkv_service.deciding.bundle_watch import BundleWatch
 from rlkv_service.deciding.check_rows import check_bundle, made_up_rows
@@ -66,7 +67,7 @@ def test_the_same_written_again_is_no_other(watched: Watched) -> None:
         (truncated, "SHA-256"),
         (of_another_version, "format_version 99"),
         (with_nan, "not finite"),
-        (of_other_features, "43 observations"),
+        (of_other_features, f"{NUM_FEATURES - 1} observations"),
         (gone, "cannot read"),
     ],
 )

@@ -14,6 +14,7 @@ from rlkv_agents.policy import AgentPolicy, range_of
 from rlkv_agents.rules import House, make_rule
 from rlkv_engine import facts as F
 from rlkv_engine.observe import FEATURES, NUM_FEATURES, observe_facts
+from rlkv_engine.victim_order import NUM_ORDER_TERMS, ORDER_TERMS
 from rlkv_envs.scenario import Scenario, load_scenario
 from rlkv_service.columns import LARGEST, SMALLEST, DecisionRows, VerdictRows, check_facts
 from rlkv_service.deciding.active_bundle import ActiveBundle
@@ -38,7 +39,7 @@ def partly_trained(scenario: Scenario) -> AgentPolicy:
     low, high = observations.min(axis=0).astype(float), observations.max(axis=0).astype(float)
     context = [feature.name for feature in FEATURES].index("context")
     high[context] = np.median(observations[:, context])
-    return replace(policy, trained_range=range_of(low, high), min_confidence=0.8)
+    return replace(policy, trained_range=range_of(low, high), min_confidence=0.99)
 
 
 def decided(verdicts: VerdictRows, reason: Reason) -> int:
@@ -51,7 +52,7 @@ def decided(verdicts: VerdictRows, reason: Reason) -> int:
         random_network(hidden=96),
         random_network(1),
         replace(random_network(2), min_confidence=0.9),
-        AgentPolicy("trees", House(), trees=one_split()),
+        AgentPolicy("trees", House(guard_pauses=0.5, write_through=1.0), trees=one_split()),
         replace(random_network(3), trees=one_split()),
         AgentPolicy("two-tier-lru", make_rule("two-tier-lru"), random_network(4).weights, 0.5),
         AgentPolicy("swap", make_rule("swap"), random_network(5).weights, 0.5),
@@ -79,7 +80,7 @@ def test_verbs_of_a_policy_that_does_not_know_everything() -> None:
     np.testing.assert_array_equal(verdicts.verb[by_rule], verdicts.rule_verb[by_rule])
     unsure = verdicts.reason == Reason.UNSURE
     assert (verdicts.policy_verb != verdicts.rule_verb)[unsure].all()
-    assert (verdicts.confidence[unsure] <= 0.8).all()
+    assert (verdicts.confidence[unsure] <= 0.99).all()
 
 
 @pytest.mark.parametrize("name", ["crossover-slow", "coding"])
@@ -89,7 +90,8 @@ def test_verbs_of_the_universal_bundle(name: str) -> None:
     verdicts = Decider(bundle, TableEstimates(scenario.table)).decide("engine", rows)
     assert len(rows) == 4000
     np.testing.assert_array_equal(verdicts.verb, verbs)
-    assert (verdicts.verb != verdicts.rule_verb).any()
+    if name == "crossover-slow":  # where it leaves the rule
+        assert (verdicts.verb != verdicts.rule_verb).any()
     assert bundle.version == "universal@" + bundle.metadata["weights_sha256"][:12]
 
 
@@ -139,6 +141,23 @@ def test_the_local_rule_supposes_the_same_of_what_is_unknown() -> None:
     np.testing.assert_array_equal(verdicts.soft_priority, local.soft_priority)
     np.testing.assert_allclose(verdicts.lease_s, local.lease_s, rtol=1e-6)
     np.testing.assert_allclose(verdicts.expected_return_p50_s, local.expected_return_p50_s)
+
+
+def test_priorities_follow_the_learned_order() -> None:
+    rows = made_up_rows(64)
+    rows.facts[:, F.REMAINING_S] = rows.facts[0, F.REMAINING_S]
+    weights = np.zeros(NUM_ORDER_TERMS)
+    weights[[term.name for term in ORDER_TERMS].index("turns")] = 0.5
+    plain, learned = (
+        Decider(active(AgentPolicy("rule", rule))).decide("", rows)
+        for rule in (House(), House().with_order(weights))
+    )
+    assert len(set(plain.soft_priority[rows.facts[:, F.MEAN_PAUSE_S] == 1.0].tolist())) <= 1
+    np.testing.assert_array_equal(plain.verb, learned.verb)
+    # Who has had many turns goes first.
+    order = np.argsort(rows.facts[:, F.NUM_TURNS] ** 0.5 / rows.facts[:, F.MEAN_PAUSE_S])
+    assert (np.diff(learned.soft_priority[order]) <= 0).all()
+    assert len(set(learned.soft_priority.tolist())) > 3
 
 
 def test_the_rule_follows_from_the_facts_where_the_engine_does_not_say_it() -> None:
@@ -199,7 +218,7 @@ def test_the_rule_answers_where_nobody_left_it() -> None:
     regret = np.ones((1, len(candidates())))
     regret[0, 17] = 0.0
     for departs in (0.0, 1.0):
-        advice = Advice(machines, regret, np.array([departs]))
+        advice = replace(Advice.of_constants(machines, regret), departs=np.array([departs]))
         policy = replace(random_network(), advice=advice)
         rows, verbs = simulated(scenario, policy)
         decider = Decider(active(policy), TableEstimates(scenario.table))

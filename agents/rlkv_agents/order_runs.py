@@ -1,0 +1,89 @@
+"""Orders of victims for many machines: learnt on each, tried on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlkv_agents.advice import Advice
+from rlkv_agents.jobs import Job
+from rlkv_agents.order_learning import OrderSettings, learn_order
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.result_cache import ResultFolder, digest
+from rlkv_agents.rules import House
+from rlkv_agents.suite import scenario_digest, through_cache
+from rlkv_agents.train import OnProgress
+from rlkv_agents.tune import validation_latency_s, validation_traces
+from rlkv_engine.victim_order import NUM_ORDER_TERMS
+from rlkv_envs.scenario import Scenario
+
+#: Validation traces that every order runs on every machine, and that choose a machine's own.
+NUM_TRACES = 16
+#: Below a build's folder.
+LEARNT, TRIED = "learnt", "tried"
+_SETTINGS = OrderSettings()
+
+
+def with_orders(
+    advice: Advice,
+    machines: Sequence[Scenario],
+    seed: int,
+    folder: Path,
+    num_workers: int,
+    on_progress: OnProgress,
+) -> Advice:
+    """The advice with the orders learnt on these machines; ``folder`` keeps every run."""
+    rules = [advice.rule_for(machine.profile, machine.table) for machine in machines]
+    bases = [
+        digest(scenario_digest(machine, "validation"), asdict(rule), NUM_TRACES)
+        for machine, rule in zip(machines, rules, strict=True)
+    ]
+    wanted: dict[tuple[str, ...], tuple[str, Job]] = {
+        (machine.name,): (
+            digest(base, asdict(_SETTINGS), seed),
+            Job(partial(_learnt, machine, rule, seed), _SETTINGS.generations),
+        )
+        for machine, rule, base in zip(machines, rules, bases, strict=True)
+    }
+    cache = ResultFolder(folder / LEARNT)
+    found = through_cache(wanted, cache, num_workers, partial(on_progress, "orders"))
+    learnt = [found[machine.name,] for machine in machines]
+    orders = [each["order"] for each in learnt if each["score"] < 0.0]
+    wanted = {
+        (machine.name,): (
+            digest(base, orders),
+            Job(partial(_tried, machine, rule, orders), len(orders)),
+        )
+        for machine, rule, base in zip(machines, rules, bases, strict=True)
+    }
+    cache = ResultFolder(folder / TRIED)
+    tried = through_cache(wanted, cache, num_workers, partial(on_progress, "try orders"))
+    return replace(
+        advice,
+        orders=np.array([[0.0] * NUM_ORDER_TERMS, *orders]),
+        order_regret=np.array([[0.0, *tried[machine.name,]["log_ratio"]] for machine in machines]),
+    )
+
+
+def _learnt(machine: Scenario, rule: House, seed: int) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    validation = validation_traces(machine, NUM_TRACES)
+    found = learn_order(machine, rule, validation, seed, _SETTINGS)
+    return {"order": found.rule.order.tolist(), "score": found.score}
+
+
+def _tried(machine: Scenario, rule: House, orders: Sequence[Sequence[float]]) -> dict[str, Any]:
+    traces = validation_traces(machine, NUM_TRACES)
+    base = np.log(validation_latency_s(machine, AgentPolicy("plain", rule), traces))
+    ratios = []
+    for weights in orders:
+        policy = AgentPolicy("order", rule.with_order(np.array(weights)))
+        ratios.append(float((np.log(validation_latency_s(machine, policy, traces)) - base).mean()))
+    return {"log_ratio": ratios}
