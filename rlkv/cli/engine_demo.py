@@ -21,6 +21,14 @@ DEFAULT_OUT = Path("runs/engine-demo")
 DEFAULT_POLICIES = "house,preserve,swap,discard,lru,two-tier-lru"
 #: Of the calibration where no profile is given: quick rather than right.
 _ROUNDS, _NUM_LOADS = 1, 12
+#: Sessions where nobody says how many, and what all policies may take together, about.
+LEAST_SESSIONS, MOST_SESSIONS, _BUDGET_S = 8, 24, 30.0
+
+
+def _affordable(rate_per_s: float, concurrent: float, num_policies: int) -> int:
+    # A run takes as long as its arrivals do, and twice what is in the system at a time after them.
+    num = int(_BUDGET_S / num_policies * rate_per_s - 2.0 * concurrent)
+    return min(max(num, LEAST_SESSIONS), MOST_SESSIONS)
 
 
 def demo_command(
@@ -32,7 +40,13 @@ def demo_command(
     workload: Annotated[str, typer.Option(help="Whose sessions (rlkv workloads list).")] = (
         "crossover"
     ),
-    sessions: Annotated[int, typer.Option(help="Sessions of the trace.")] = 24,
+    sessions: Annotated[
+        int | None,
+        typer.Option(
+            help="Sessions of the trace; without it 24, or as few as 8 where the policies would"
+            " take longer than half a minute together."
+        ),
+    ] = None,
     concurrent: Annotated[
         float, typer.Option(help="Sessions in the system at a time, about.")
     ] = 8.0,
@@ -89,7 +103,7 @@ def demo_command(
     from rlkv_envs.traces.whole_file import write_files
     from rlkv_service.redis_url import RedisURL
 
-    if sessions < 1 or concurrent <= 0 or memory <= 0:
+    if (sessions is not None and sessions < 1) or concurrent <= 0 or memory <= 0:
         raise InputError("--sessions, --concurrent and --memory must be above 0")
     names = [name.strip() for name in policies.split(",") if name.strip()]
     for name in names:
@@ -120,13 +134,15 @@ def demo_command(
             workload,
             measured,
             max_context_tokens=min(context, loaded.config.max_position_embeddings),
-            num_sessions=sessions,
+            num_sessions=sessions or MOST_SESSIONS,
             num_concurrent=concurrent,
             memory=memory,
         )
-        demonstration = demonstrate(
-            loaded, scenario, [*chosen, *learned], seed, on_progress, sidecar
-        )
+        compared = [*chosen, *learned]
+        if sessions is None:
+            runs = len(compared) + (sidecar is not None)
+            scenario = scenario.with_sessions(_affordable(scenario.rate_per_s, concurrent, runs))
+        demonstration = demonstrate(loaded, scenario, compared, seed, on_progress, sidecar)
     record = demonstration.record()
     write_files(
         out,
