@@ -62,6 +62,8 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     #: By rule.
     tuned: dict[str, Tuned] = {}
     order: Order | None = None
+    #: Constants of the rule under the best snapshot; empty: there is none.
+    best_rule: dict[str, float] = {}
     #: SHA-256 of the files of tensors, by name.
     sha256: dict[str, str] = {}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -63,17 +63,17 @@ class LearntOrder:
 
 def learn_order(
     scenario: Scenario,
-    rule: House,
+    start: AgentPolicy,
     validation: Sequence[Trace],
     seed: int = 0,
     settings: OrderSettings | None = None,
     on_generation: Callable[[], None] = lambda: None,
 ) -> LearntOrder:
-    """The order of victims that goes with a rule's constants on a scenario.
+    """The order of victims that goes with a policy on a scenario.
 
     Args:
         scenario: trained on, with fresh traces of its training split in every generation.
-        rule: where it starts, its order included.
+        start: on the house rule, whose order is where it starts; it answers as it does.
         validation: traces that choose the snapshot.
         seed: of noise and traces; the same seed gives the same order.
         settings: of the search.
@@ -82,7 +82,9 @@ def learn_order(
     import torch
 
     settings = settings or OrderSettings()
-    base = validation_latency_s(scenario, AgentPolicy("start", rule), validation)
+    rule = start.rule
+    assert isinstance(rule, House)
+    base = validation_latency_s(scenario, start, validation)
     centre = torch.nn.Parameter(torch.as_tensor(rule.order, dtype=torch.float32))
     optimizer = torch.optim.Adam([centre], lr=settings.learning_rate, betas=(0.8, 0.95))
     best, best_score = rule, 0.0
@@ -96,7 +98,9 @@ def learn_order(
         traces = [scenario.trace(first + i, "train") for i in range(settings.traces_per_generation)]
         noise = antithetic(rng, settings.num_pairs, (NUM_ORDER_TERMS,))
         now = centre.detach().numpy().copy()
-        members = [rule.with_order(now + settings.noise_std * each) for each in noise]
+        members = [
+            replace(start, rule=rule.with_order(now + settings.noise_std * each)) for each in noise
+        ]
         runs = list(side_by_side.each(partial(_run_member, scenario, traces), members))
         costs = np.array([np.log(means(each)).mean() for each in runs])
         num_decisions += sum(run.num_decisions for each in runs for run in each)
@@ -109,7 +113,7 @@ def learn_order(
             continue
         # Where the last steps went on average is steadier than where the last one did.
         found = rule.with_order(np.mean(path[len(path) // 2 :], axis=0))
-        latency = validation_latency_s(scenario, AgentPolicy("order", found), validation)
+        latency = validation_latency_s(scenario, replace(start, rule=found), validation)
         score = caution_score(latency, base)
         curve.append(OrderPoint(num_decisions, time.process_time() - since, latency, score))
         if score < best_score:
@@ -117,6 +121,7 @@ def learn_order(
     return LearntOrder(best, best_score, curve)
 
 
-def _run_member(scenario: Scenario, traces: Sequence[Trace], rule: House) -> list[RunResult]:
-    policy = AgentPolicy("member", rule)
-    return [run_policy(scenario, policy, trace) for trace in traces]
+def _run_member(
+    scenario: Scenario, traces: Sequence[Trace], member: AgentPolicy
+) -> list[RunResult]:
+    return [run_policy(scenario, member, trace) for trace in traces]

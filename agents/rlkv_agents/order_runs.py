@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from rlkv_agents.advice import Advice
 from rlkv_agents.jobs import Job
 from rlkv_agents.order_learning import OrderSettings, learn_order
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFolder, digest
 from rlkv_agents.rules import House
-from rlkv_agents.suite import scenario_digest, through_cache
+from rlkv_agents.suite import policy_digest, scenario_digest, through_cache
 from rlkv_agents.train import OnProgress
 from rlkv_agents.tune import validation_latency_s, validation_traces
 from rlkv_engine.victim_order import NUM_ORDER_TERMS
@@ -30,25 +29,29 @@ _SETTINGS = OrderSettings()
 
 
 def with_orders(
-    advice: Advice,
+    policy: AgentPolicy,
     machines: Sequence[Scenario],
     seed: int,
     folder: Path,
     num_workers: int,
     on_progress: OnProgress,
-) -> Advice:
-    """The advice with the orders learnt on these machines; ``folder`` keeps every run."""
-    rules = [advice.rule_for(machine.profile, machine.table) for machine in machines]
+) -> AgentPolicy:
+    """An advised policy, with advice on orders from these machines; ``folder`` keeps every run.
+
+    Orders are learnt and tried with the policy's network in place, where it answers.
+    """
+    assert policy.advice is not None
+    bound = [policy.on(machine) for machine in machines]
     bases = [
-        digest(scenario_digest(machine, "validation"), asdict(rule), NUM_TRACES)
-        for machine, rule in zip(machines, rules, strict=True)
+        digest(scenario_digest(machine, "validation"), policy_digest(on, machine), NUM_TRACES)
+        for machine, on in zip(machines, bound, strict=True)
     ]
     wanted: dict[tuple[str, ...], tuple[str, Job]] = {
         (machine.name,): (
             digest(base, asdict(_SETTINGS), seed),
-            Job(partial(_learnt, machine, rule, seed), _SETTINGS.generations),
+            Job(partial(_learnt, machine, on, seed), _SETTINGS.generations),
         )
-        for machine, rule, base in zip(machines, rules, bases, strict=True)
+        for machine, on, base in zip(machines, bound, bases, strict=True)
     }
     cache = ResultFolder(folder / LEARNT)
     found = through_cache(wanted, cache, num_workers, partial(on_progress, "orders"))
@@ -57,33 +60,37 @@ def with_orders(
     wanted = {
         (machine.name,): (
             digest(base, orders),
-            Job(partial(_tried, machine, rule, orders), len(orders)),
+            Job(partial(_tried, machine, on, orders), len(orders)),
         )
-        for machine, rule, base in zip(machines, rules, bases, strict=True)
+        for machine, on, base in zip(machines, bound, bases, strict=True)
     }
     cache = ResultFolder(folder / TRIED)
     tried = through_cache(wanted, cache, num_workers, partial(on_progress, "try orders"))
-    return replace(
-        advice,
+    advice = replace(
+        policy.advice,
         orders=np.array([[0.0] * NUM_ORDER_TERMS, *orders]),
         order_regret=np.array([[0.0, *tried[machine.name,]["log_ratio"]] for machine in machines]),
     )
+    return replace(policy, advice=advice)
 
 
-def _learnt(machine: Scenario, rule: House, seed: int) -> dict[str, Any]:
+def _learnt(machine: Scenario, policy: AgentPolicy, seed: int) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
     validation = validation_traces(machine, NUM_TRACES)
-    found = learn_order(machine, rule, validation, seed, _SETTINGS)
+    found = learn_order(machine, policy, validation, seed, _SETTINGS)
     return {"order": found.rule.order.tolist(), "score": found.score}
 
 
-def _tried(machine: Scenario, rule: House, orders: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _tried(
+    machine: Scenario, policy: AgentPolicy, orders: Sequence[Sequence[float]]
+) -> dict[str, Any]:
+    assert isinstance(policy.rule, House)
     traces = validation_traces(machine, NUM_TRACES)
-    base = np.log(validation_latency_s(machine, AgentPolicy("plain", rule), traces))
+    base = np.log(validation_latency_s(machine, policy, traces))
     ratios = []
     for weights in orders:
-        policy = AgentPolicy("order", rule.with_order(np.array(weights)))
-        ratios.append(float((np.log(validation_latency_s(machine, policy, traces)) - base).mean()))
+        ordered = replace(policy, rule=policy.rule.with_order(np.array(weights)))
+        ratios.append(float((np.log(validation_latency_s(machine, ordered, traces)) - base).mean()))
     return {"log_ratio": ratios}

@@ -24,7 +24,7 @@ from rlkv_agents.checkpoint import (
 from rlkv_agents.learner import Learner
 from rlkv_agents.order_learning import OrderSettings, learn_order
 from rlkv_agents.policy import AgentPolicy, from_tensors, to_tensors
-from rlkv_agents.rules import RULES, House, constants_of, make_rule
+from rlkv_agents.rules import RULES, constants_of, make_rule
 from rlkv_agents.tune import (
     NUM_VALIDATION,
     caution_score,
@@ -211,6 +211,7 @@ def train(
             progress.curve.append(point | {"form": learner.form})
             if score < progress.best_score:
                 progress.best_score, progress.best_round = score, progress.rounds_done
+                progress.best_rule = constants_of(policy.rule)
                 best = to_tensors(policy) | {PRIOR: np.array([policy.prior], np.float32)}
             save_checkpoint(folder, progress, learner.tensors(), best)
             on_checkpoint(progress)
@@ -220,7 +221,8 @@ def train(
         point["chosen"] = i == chosen
     policy = replace(ordered, name=LEARNED)
     if best:
-        policy = from_tensors(LEARNED, ordered.rule, float(best[PRIOR][0]), best)
+        rule = make_rule(START_RULE, progress.best_rule)
+        policy = from_tensors(LEARNED, rule, float(best[PRIOR][0]), best)
     return TrainResult(policy, start, ordered, progress, rules)
 
 
@@ -233,11 +235,10 @@ def _learn_order(
     on_progress: OnProgress,
 ) -> None:
     # Notes what was found in `progress`: the rule's constants, and points of the curve.
-    assert isinstance(start.rule, House)
     num = DEFAULT_ORDER_ROUNDS if config.order_rounds is None else config.order_rounds
     settings = OrderSettings(generations=num)
     count = counter(on_progress, "order", num) if num else lambda: None
-    found = learn_order(scenario, start.rule, traces, config.seed, settings, count)
+    found = learn_order(scenario, start, traces, config.seed, settings, count)
     for point in found.curve:
         at = curve_point(point.num_decisions, point.cpu_s, point.latency_s, point.score)
         progress.curve.append(at | {"form": ORDER_FORM})

@@ -1,4 +1,4 @@
-"""One policy for many machines: advice on constants and order, specialists, what is best distilled.
+"""One policy for many machines: advice on constants, specialists distilled, and orders of victims.
 
 Every run of every machine is kept with the digest of what it depends on, so that a build that is
 interrupted goes on.
@@ -81,13 +81,12 @@ def build_universal(
     num_workers: int = 1,
     on_progress: OnProgress = lambda stage, done, total: None,
 ) -> UniversalResult:
-    """Advise, order, tune, specialise, choose, distil; what ``folder`` holds is not done again."""
+    """Advise, tune, specialise, choose, distil, order; what ``folder`` holds is not done again."""
     suite = suite_machines()
     machines = [*suite, *random_machines(config.num_random, config.seed)]
     # Other seeds, so that they are new to the policy.
     held_out = random_machines(config.num_held_out, config.seed + 1)
     advice = known_machines(machines, folder / CANDIDATES, num_workers, on_progress)
-    advice = with_orders(advice, machines, config.seed, folder / ORDERS, num_workers, on_progress)
     settings = [Setting(machine, TRAINED, "default") for machine in [*machines, *held_out]]
     tuned = tune_settings(settings, [House.name], folder, num_workers, on_progress)
     start = AgentPolicy(UNIVERSAL, House(), advice=advice)
@@ -109,6 +108,7 @@ def build_universal(
     policy = clone(
         teachers, start, config.settings, config.seed, counter(on_progress, "distil", steps)
     )
+    policy = with_orders(policy, machines, config.seed, folder / ORDERS, num_workers, on_progress)
     rules = {
         machine.name: AgentPolicy(TUNED, make_rule(House.name, tuned[machine.name, House.name]))
         for machine in held_out

@@ -128,7 +128,6 @@ CANDIDATE_FEATURES = (
     *(Feature(f"remaining_{t:g}s", 0, 1, f"r / (r + {t:g} s), r = expected remaining pause")
       for t in STEPS_S),
     Feature("link_over_recompute", -2, 2, "log10(copying its context / recomputing it), clipped"),
-    Feature("release_over_recompute", -2, 2, "log10(pending, dirty out / recomputing it), clipped"),
     Feature("recompute_pauses", 0, 1, "c / (c + 1), c = time to recompute it / mean pause"),
     Feature("remaining_recompute", 0, 1, "r / (r + 10 c), c = time to recompute it"),
     Feature("idleness", 0, 1, "share of its life so far spent waiting for tools"),
@@ -263,10 +262,9 @@ def candidate_features(facts: F8, out: Out) -> None:
     tokens = facts[F.CONTEXT_TOKENS]
     blocks = max(1.0, tokens / facts[F.BLOCK_SIZE])
     elapsed, remaining = facts[F.ELAPSED_S], facts[F.REMAINING_S]
-    # Its share of full iterations, its context out and in again, and until its memory is free.
+    # Its share of full iterations, and its context out and in again.
     again_s = tokens * (facts[F.PREFILL_TOKEN_S] + facts[F.PREFILL_TOKEN_CONTEXT_S] * 0.5 * tokens)
     copy_s = tokens / facts[F.BLOCK_SIZE] * (facts[F.SWAP_OUT_BLOCK_S] + facts[F.SWAP_IN_BLOCK_S])
-    release_s = (facts[F.PENDING_BLOCKS] + facts[F.DIRTY_BLOCKS]) * facts[F.SWAP_OUT_BLOCK_S]
     i = NUM_OFFER_FEATURES
     out[i] = blocks / pool
     out[i + 1] = min(1.0, facts[F.DEVICE_BLOCKS] / blocks)
@@ -282,14 +280,13 @@ def candidate_features(facts: F8, out: Out) -> None:
         out[i] = _share(remaining, step)
         i += 1
     out[i] = _log_ratio(copy_s, again_s)
-    out[i + 1] = _log_ratio(release_s, again_s)
-    out[i + 2] = _share(again_s, mean_s)
-    out[i + 3] = _share(remaining, 10.0 * again_s + 1e-9)
-    out[i + 4] = min(1.0, facts[F.TOOL_WAIT_S] / (facts[F.LIFE_S] + 1e-9))
-    out[i + 5] = _share(facts[F.RANK], 4.0)
-    out[i + 6] = 1.0 if facts[F.RULE_VERB] == 0 else 0.0
-    out[i + 7] = 1.0 if facts[F.RULE_VERB] == 1 else 0.0
-    out[i + 8] = 1.0 if facts[F.RULE_VERB] == 2 else 0.0
+    out[i + 1] = _share(again_s, mean_s)
+    out[i + 2] = _share(remaining, 10.0 * again_s + 1e-9)
+    out[i + 3] = min(1.0, facts[F.TOOL_WAIT_S] / (facts[F.LIFE_S] + 1e-9))
+    out[i + 4] = _share(facts[F.RANK], 4.0)
+    out[i + 5] = 1.0 if facts[F.RULE_VERB] == 0 else 0.0
+    out[i + 6] = 1.0 if facts[F.RULE_VERB] == 1 else 0.0
+    out[i + 7] = 1.0 if facts[F.RULE_VERB] == 2 else 0.0
 
 
 @jit

@@ -89,14 +89,13 @@ class KVMemoryEnv(gymnasium.Env[NDArray[Any], np.int64]):
     | 34 | remaining_30s | 0 | 1 | r / (r + 30 s), r = expected remaining pause |
     | 35 | remaining_100s | 0 | 1 | r / (r + 100 s), r = expected remaining pause |
     | 36 | link_over_recompute | -2 | 2 | log10(copying its context / recomputing it), clipped |
-    | 37 | release_over_recompute | -2 | 2 | log10(pending, dirty out / recomputing it), clipped |
-    | 38 | recompute_pauses | 0 | 1 | c / (c + 1), c = time to recompute it / mean pause |
-    | 39 | remaining_recompute | 0 | 1 | r / (r + 10 c), c = time to recompute it |
-    | 40 | idleness | 0 | 1 | share of its life so far spent waiting for tools |
-    | 41 | rank | 0 | 1 | k / (k + 4), k = candidates asked before it in this offer |
-    | 42 | rule_preserve | 0 | 1 | 1 if the reference rule says PRESERVE |
-    | 43 | rule_swap | 0 | 1 | 1 if the reference rule says SWAP |
-    | 44 | rule_discard | 0 | 1 | 1 if the reference rule says DISCARD |
+    | 37 | recompute_pauses | 0 | 1 | c / (c + 1), c = time to recompute it / mean pause |
+    | 38 | remaining_recompute | 0 | 1 | r / (r + 10 c), c = time to recompute it |
+    | 39 | idleness | 0 | 1 | share of its life so far spent waiting for tools |
+    | 40 | rank | 0 | 1 | k / (k + 4), k = candidates asked before it in this offer |
+    | 41 | rule_preserve | 0 | 1 | 1 if the reference rule says PRESERVE |
+    | 42 | rule_swap | 0 | 1 | 1 if the reference rule says SWAP |
+    | 43 | rule_discard | 0 | 1 | 1 if the reference rule says DISCARD |
 
     ## Rewards
     The cost is the time that sessions spend in the system outside their own tool time, each

@@ -89,10 +89,6 @@ _WORDS: dict[str, tuple[str, Say]] = {
     "link_over_recompute": (
         "copying its context over recomputing it", lambda v, _: f"{digits(10.0**v)}x",
     ),
-    "release_over_recompute": (
-        "copying it out, behind what is under way, over recomputing it",
-        lambda v, _: f"{digits(10.0**v)}x",
-    ),
     "recompute_pauses": ("the time to recompute it", _pauses),
     "remaining_recompute": ("its expected remaining pause over recomputing it", _fold(10.0)),
     "idleness": ("the share of its life spent in tools", _percent),
