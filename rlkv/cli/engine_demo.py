@@ -25,8 +25,11 @@ _ROUNDS, _NUM_LOADS = 1, 12
 LEAST_SESSIONS, MOST_SESSIONS, _BUDGET_S = 8, 24, 30.0
 
 
-def _affordable(rate_per_s: float, concurrent: float, num_policies: int) -> int:
-    # A run takes as long as its arrivals do, and twice what is in the system at a time after them.
+def affordable_sessions(rate_per_s: float, concurrent: float, num_policies: int) -> int:
+    """Sessions of a demo, fewer where sessions arrive slowly because the machine is slow.
+
+    A run takes as long as its arrivals do, and twice what is in the system at a time after them.
+    """
     num = int(_BUDGET_S / num_policies * rate_per_s - 2.0 * concurrent)
     return min(max(num, LEAST_SESSIONS), MOST_SESSIONS)
 
@@ -141,7 +144,9 @@ def demo_command(
         compared = [*chosen, *learned]
         if sessions is None:
             runs = len(compared) + (sidecar is not None)
-            scenario = scenario.with_sessions(_affordable(scenario.rate_per_s, concurrent, runs))
+            scenario = scenario.with_sessions(
+                affordable_sessions(scenario.rate_per_s, concurrent, runs)
+            )
         demonstration = demonstrate(loaded, scenario, compared, seed, on_progress, sidecar)
     record = demonstration.record()
     write_files(

@@ -177,3 +177,11 @@ def test_without_an_answer_the_engine_is_served_by_its_rule(tmp_path: Path) -> N
     assert record["same_tokens"]
     assert record["sidecar"]["answered_share"] == 0.0
     assert record["sidecar"]["num_outcomes"] == 0
+
+
+def test_fewer_sessions_where_the_machine_is_slow() -> None:
+    from rlkv.cli.engine_demo import LEAST_SESSIONS, MOST_SESSIONS, affordable_sessions
+
+    assert affordable_sessions(20.0, 8.0, 7) == MOST_SESSIONS
+    assert affordable_sessions(6.0, 8.0, 7) == 9  # 30 s for seven policies: 25 arrivals less 16
+    assert affordable_sessions(0.5, 8.0, 7) == LEAST_SESSIONS

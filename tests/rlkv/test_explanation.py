@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -12,10 +13,13 @@ from rlkv.explain_text import explanation_markdown, overview_markdown
 from rlkv.report.departures_picture import departures_png
 from rlkv.report.explanation import about_departures, about_validation, findings, percent
 from rlkv.report.feature_words import Units, question
+from rlkv.report.order_words import order_formula
 from rlkv.report.record import check_record
 from rlkv.report.write import write_report
+from rlkv_agents.rules import House, constants_of
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import FEATURES
+from rlkv_engine.victim_order import NUM_ORDER_TERMS
 from tests.rlkv.test_report import make_record
 
 UNITS = Units(device_tokens=200_000, mean_pause_s=50.0)
@@ -135,3 +139,16 @@ def test_the_report_shows_it(tmp_path: Any) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "What was learnt" in page and "if a &lt; b:" in page
     assert (tmp_path / "departures.png").exists()
+
+
+def test_a_learned_order_is_a_formula() -> None:
+    assert order_formula({"guard_pauses": 1.0, "order_dirty": 0.0}) == ""
+    house = House(order_turns=1.06, order_dirty=-1.5, order_soon=0.4, order_remaining=0.2)
+    assert order_formula(constants_of(house)) == (
+        "expected remainder^1.2 * turns^1.1 * exp(-1.5 * share not on the host)"
+        " * exp(0.4) if back within a mean pause"
+    )
+    # Every term has words.
+    every = House().with_order(np.full(NUM_ORDER_TERMS, 0.5))
+    formula = order_formula(constants_of(every))
+    assert formula.count(" * ") >= NUM_ORDER_TERMS - 1
