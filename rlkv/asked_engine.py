@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.real_engine import RealRun, play_policy
+from rlkv_agents.rules import House
 from rlkv_engine.ahead import AheadOptions
 from rlkv_engine.paged.clock import Clock
 from rlkv_engine.trace import Trace
@@ -75,7 +76,7 @@ def play_asked(
     return AskedRun(run, planner.reasons, planner.reasons_at(Point.CALL), written)
 
 
-def rehearse(scenario: Scenario, policy: AgentPolicy, trace: Trace) -> Counter[Reason]:
+def rehearse(scenario: Scenario, trace: Trace) -> Counter[Reason]:
     """Asks ahead once in a simulation, from the first session to the last.
 
     All that an engine does that asks, from the first question to decisions by answers that came in
@@ -85,7 +86,8 @@ def rehearse(scenario: Scenario, policy: AgentPolicy, trace: Trace) -> Counter[R
     Returns:
         Who decided in it, and why.
     """
-    rule = rule_of(policy, scenario)
+    # One that writes through, so that late answers have something to revise.
+    rule = AgentPolicy("rehearsal", House(guard_pauses=0.5, write_through=1.0))
     engine = stepped_engine(scenario, rule, trace)
     planner = AskingAhead(AgedAnswers(InProcessPolicy(rule), 1), options=AheadOptions(high_water=1))
     step_to_end(engine, planner)

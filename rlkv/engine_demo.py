@@ -99,7 +99,7 @@ def demonstrate(
     trace = scenario.trace(seed, "test")
     _rehearse(loaded, scenario, trace)
     if sidecar is not None:
-        rehearse(scenario, sidecar.policy, trace)
+        rehearse(scenario, trace)
     runs = {}
     for policy in policies:
         report = partial(_report, on_progress, policy.name, trace.num_sessions)

@@ -107,7 +107,10 @@ def test_the_rules_alone_as_a_table(
 def test_tuning_is_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     options = ("eval", "--scenario", "crossover-slow", *TINY, "--json")
     tuned, plain = (json.loads(run(capsys, *options, *extra)[1]) for extra in ((), ("--no-tune",)))
-    assert plain["policies"]["house"]["constants"] == {"guard_pauses": 0.5, "write_through": 1.0}
+    assert plain["policies"]["house"]["constants"] == {
+        "guard_pauses": 1.0, "swap_ratio": 4.0, "write_through": 0.0, "new_swaps": 1.0,
+        "slack_ratio": 0.003,
+    }  # fmt: skip
     assert plain["policies"]["lru"] == tuned["policies"]["lru"] | {
         "ratio_to_best_rule": plain["policies"]["lru"]["ratio_to_best_rule"]
     }

@@ -24,7 +24,7 @@ from rlkv_service.schema import LOCAL_REASONS, MAX_ROWS, Point, Reason, Verb
 from tests.agents.small_scenario import random_network, small_scenario
 from tests.service.asking.engines import Erratic, Refusing, Silent, small_engine
 
-HOUSE = AgentPolicy("house", make_rule("house"))
+HOUSE = AgentPolicy("house", make_rule("house", {"guard_pauses": 0.5, "write_through": 1.0}))
 
 
 def same_state(one: object, other: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from rlkv_agents.bundle import load_bundle, save_bundle
 from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.rules import House
 from rlkv_engine import state as S
 from rlkv_engine.engine import Engine
 from rlkv_service.asking.ahead import AgedAnswers, AskingAhead, asked_share
@@ -37,7 +39,8 @@ SCENARIO = small_scenario(num_sessions=12)
 @pytest.fixture
 def policy(tmp_path: Path) -> AgentPolicy:
     # As it is read back: weights are stored as float32.
-    save_bundle(tmp_path / "bundle", random_network(), {})
+    rule = House(guard_pauses=0.5, write_through=1.0)
+    save_bundle(tmp_path / "bundle", replace(random_network(), rule=rule), {})
     return load_bundle(tmp_path / "bundle").policy
 
 
