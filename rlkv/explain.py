@@ -16,7 +16,6 @@ from rlkv_agents.distilling import Distilled, DistilSettings, distil_one, num_st
 from rlkv_agents.evaluate import bootstrap_interval, evaluate, means, paired_ratio
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House, constants_of
-from rlkv_engine.victim_order import NUM_ORDER_TERMS
 from rlkv_envs.scenario import Scenario
 
 #: Validation traces on which decisions are looked at.
@@ -37,7 +36,7 @@ def kind_of(policy: AgentPolicy) -> str:
 
 
 def _has_order(policy: AgentPolicy) -> bool:
-    return isinstance(policy.rule, House) and bool(policy.rule.order.any())
+    return isinstance(policy.rule, House) and policy.rule.has_order
 
 
 def num_explain_steps(policy: AgentPolicy, num_seeds: int, every_depth: bool = True) -> int:
@@ -91,8 +90,7 @@ def explain(
     compared = {RULE: AgentPolicy(RULE, policy.rule)}
     if _has_order(policy):
         assert isinstance(policy.rule, House)
-        plain = policy.rule.with_order(np.zeros(NUM_ORDER_TERMS))
-        compared[PLAIN_ORDER] = AgentPolicy(PLAIN_ORDER, plain)
+        compared[PLAIN_ORDER] = AgentPolicy(PLAIN_ORDER, policy.rule.in_plain_order())
     if kind == RULE or not document["departures"]["departed"]:
         if len(compared) > 1:
             document["latency"] = _latency(scenario, compared, seeds, on_step)

@@ -13,7 +13,6 @@ from rlkv_agents.forked_learner import ForkedLearner, PenalizedLearner
 from rlkv_agents.learner import Learner
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import House, Rule
-from rlkv_engine.victim_order import NUM_ORDER_TERMS
 from rlkv_envs.scenario import Scenario
 
 
@@ -25,8 +24,7 @@ def discarding(rule: Rule) -> Rule:
     """
     if not isinstance(rule, House):
         return rule
-    plain = np.zeros(NUM_ORDER_TERMS)
-    return replace(rule, swap_ratio=0.0, guard_pauses=0.0).with_order(plain)
+    return replace(rule, swap_ratio=0.0, guard_pauses=0.0).in_plain_order()
 
 
 class BothForms(Learner):

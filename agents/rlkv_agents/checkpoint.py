@@ -41,13 +41,6 @@ class Tuned(TypedDict):
     num_candidates: int
 
 
-class Order(TypedDict):
-    """The order of victims that was learnt for the start rule."""
-
-    constants: dict[str, float]  #: of the rule, its order's weights among them
-    score: float  #: on the validation traces against the plain order; 0: that was kept
-
-
 class Progress(msgspec.Struct, forbid_unknown_fields=True):
     """What a run has done so far."""
 
@@ -61,7 +54,8 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     best_round: int = -1
     #: By rule.
     tuned: dict[str, Tuned] = {}
-    order: Order | None = None
+    #: Constants of the start rule with the order that was learnt; None: not yet.
+    ordered_rule: dict[str, float] | None = None
     #: Constants of the rule under the best snapshot; empty: there is none.
     best_rule: dict[str, float] = {}
     #: SHA-256 of the files of tensors, by name.

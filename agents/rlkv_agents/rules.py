@@ -335,6 +335,15 @@ class House(Rule):
         """The weights of the order, shape ``[NUM_ORDER_TERMS]``; all 0: by expected remainder."""
         return np.array([getattr(self, f"{ORDER_PREFIX}{term.name}") for term in ORDER_TERMS])
 
+    @property
+    def has_order(self) -> bool:
+        """Whether an order was learnt for it."""
+        return bool(self.order.any())
+
+    def in_plain_order(self) -> House:
+        """This rule with victims by expected remainder."""
+        return self.with_order(np.zeros(len(ORDER_TERMS)))
+
     def with_order(self, weights: NDArray[np.float64]) -> House:
         """This rule with another order of victims."""
         pairs = zip(ORDER_TERMS, weights, strict=True)
@@ -342,10 +351,9 @@ class House(Rule):
 
     def params(self, table: PauseTable) -> NDArray[np.float64]:
         """Longest expected remainder first, weighed where an order was learnt."""
-        weights = self.order
         params = self._vector(
             table,
-            order=R.ORDER_WEIGHED if weights.any() else R.ORDER_REMAINING,
+            order=R.ORDER_WEIGHED if self.has_order else R.ORDER_REMAINING,
             call=SWAP if self.write_through else PRESERVE,
             new=SWAP if self.new_swaps else DISCARD,
             resume=R.AUTO,
@@ -353,7 +361,7 @@ class House(Rule):
             swap_ratio=self.swap_ratio,
             guard_pauses=self.guard_pauses,
         )
-        params[R.ORDER_WEIGHTS :] = weights
+        params[R.ORDER_WEIGHTS :] = self.order
         return params
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from rlkv_agents.checkpoint import (
     PROGRESS_FILE,
     CurvePoint,
-    Order,
     Progress,
     Tuned,
     load_checkpoint,
@@ -186,11 +185,11 @@ def train(
     start = next(policy for policy in rules if policy.name == START_RULE)
     traces = validation_traces(scenario)
     base = validation_latency_s(scenario, start, traces)
-    if progress.order is None:
+    if progress.ordered_rule is None:
         progress.curve.append(curve_point(0, 0.0, base, 0.0))
         _learn_order(scenario, start, traces, config, progress, on_progress)
-    assert progress.order is not None
-    ordered = AgentPolicy(ORDERED, make_rule(START_RULE, progress.order["constants"]))
+    assert progress.ordered_rule is not None
+    ordered = AgentPolicy(ORDERED, make_rule(START_RULE, progress.ordered_rule))
     learner = recipe(scenario, ordered.rule, config.seed)
     num_steps = _steps_of_order(progress)
     if progress.rounds_done:
@@ -244,7 +243,7 @@ def _learn_order(
         progress.curve.append(at | {"form": ORDER_FORM})
         progress.cpu_s = point.cpu_s
     progress.best_score = found.score
-    progress.order = Order(constants=constants_of(found.rule), score=found.score)
+    progress.ordered_rule = constants_of(found.rule)
 
 
 def _steps_of_order(progress: Progress) -> int:

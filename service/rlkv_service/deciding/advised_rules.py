@@ -111,7 +111,7 @@ class AdvisedRules:
 
 
 def _advised(rule: Rule, table: PauseTable, departs: bool) -> Advised:
-    order = rule.order if isinstance(rule, House) and rule.order.any() else None
+    order = rule.order if isinstance(rule, House) and rule.has_order else None
     return Advised(local_rule(rule, table), order, departs)
 
 
