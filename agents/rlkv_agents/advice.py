@@ -23,8 +23,7 @@ from rlkv_engine.victim_order import NUM_ORDER_TERMS
 GRID: Mapping[str, Sequence[float]] = {
     "slack_ratio": (0.0, 0.003, 0.012),
     "guard_pauses": (0.0, 0.5, 1.0, 2.0),
-    # Half of what the bundle's machines were run with, when the way back counted too.
-    "swap_ratio": (0.0, 6.0),
+    "swap_ratio": (2.0, 4.0, 8.0),
     "write_through": (0.0, 1.0),
 }
 #: What a machine is known by, each in octaves: see ``describe``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,22 +15,11 @@ from rlkv_agents.rules import House, Rule
 from rlkv_envs.scenario import Scenario
 
 
-def discarding(rule: Rule) -> Rule:
-    """The rule that takes from everybody and discards, all else as it is: the bolder start.
-
-    A rule that is tuned well is a local optimum, where no single departure pays: behind the slow
-    link nothing is learnt from there, and a third less latency than the tuned rule's from here.
-    """
-    if not isinstance(rule, House):
-        return rule
-    return replace(rule, swap_ratio=0.0, guard_pauses=0.0).in_plain_order()
-
-
 class BothForms(Learner):
     """Two learners that take turns, two rounds each: every validation judges the one at work.
 
-    The clipped surrogate, which moves far, starts at the ``discarding`` rule, the penalized one,
-    which stays near, at the rule itself.
+    The clipped surrogate, which moves far, starts at the house rule's ``discarding`` form, the
+    penalized one, which stays near, at the rule itself.
     """
 
     default_rounds = 32
@@ -43,7 +31,7 @@ class BothForms(Learner):
     def __init__(self, scenario: Scenario, rule: Rule, seed: int) -> None:
         super().__init__(scenario, rule, seed)
         self._members = (
-            ForkedLearner(scenario, discarding(rule), seed),
+            ForkedLearner(scenario, rule.discarding() if isinstance(rule, House) else rule, seed),
             PenalizedLearner(scenario, rule, seed),
         )
         self._at_work: ForkedLearner = self._members[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import qmc
 
 from rlkv_engine.profile import load_profile
 from rlkv_envs.scenario import KNEES, PRESETS, Scenario, load_scenario
@@ -24,14 +25,22 @@ def suite_machines() -> list[Scenario]:
 
 def random_machines(num_machines: int, seed: int) -> list[Scenario]:
     """Machines between the suite's and beyond them, every workload in turn."""
-    rng = np.random.default_rng(seed)
+    each = -(-num_machines // len(WORKLOADS))
+    # A low-discrepancy sequence for each workload: a few independent draws leave gaps.
+    points = [
+        qmc.Halton(3, rng=np.random.default_rng([seed, i])).random(each)
+        for i in range(len(WORKLOADS))
+    ]
     machines = []
     for index in range(num_machines):
-        knee = KNEES[WORKLOADS[index % len(WORKLOADS)]]
+        number, workload = divmod(index, len(WORKLOADS))
+        knee = KNEES[WORKLOADS[workload]]
+        point = points[workload][number]
         host, link = (
-            float(np.exp(rng.uniform(*np.log(bounds)))) for bounds in (HOST_FACTORS, LINK_FACTORS)
+            float(np.exp(np.interp(where, (0.0, 1.0), np.log(bounds))))
+            for where, bounds in zip(point, (HOST_FACTORS, LINK_FACTORS), strict=False)
         )
-        load = float(rng.uniform(*LOADS))
+        load = float(np.interp(point[2], (0.0, 1.0), LOADS))
         machines.append(
             Scenario(
                 f"random-{seed}-{index}",

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlkv_agents.bundle import load_bundle, save_bundle
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import make_rule
+from rlkv_agents.rules import House, make_rule
 from rlkv_agents.tune import caution_score, mean_ratio, validation_latency_s, validation_traces
 from rlkv_envs.scenario import Scenario
 
@@ -40,23 +40,25 @@ def learn_specialist(
 ) -> dict[str, Any]:
     """Train on one machine from a rule; the best snapshot becomes a bundle in ``folder``.
 
-    Returns what a cache keeps: the validation score of the snapshot (0: the start itself), the form
-    that it was learnt with, and the curve of each form.
+    The clipped surrogate starts at the rule that discards, as in ``BothForms``. Returns what a
+    cache keeps: the validation score of the snapshot (0: the start itself), the form that it was
+    learnt with, and the curve of each form.
     """
     import torch
 
     from rlkv_agents.forked_learner import ForkedLearner, PenalizedLearner
 
     torch.set_num_threads(1)
+    assert isinstance(start.rule, House)
     traces = validation_traces(machine, NUM_TRACES)
     base = validation_latency_s(machine, start, traces)
     best, best_score, best_form = start, 0.0, "none"
     curves: dict[str, list[float]] = {}
-    for recipe, num_rounds in (
-        (ForkedLearner, training.clip_rounds),
-        (PenalizedLearner, training.kl_rounds),
+    for recipe, rule, num_rounds in (
+        (ForkedLearner, start.rule.discarding(), training.clip_rounds),
+        (PenalizedLearner, start.rule, training.kl_rounds),
     ):
-        learner = recipe(machine, start.rule, training.seed)
+        learner = recipe(machine, rule, training.seed)
         curve = curves.setdefault(recipe.form, [])
         for number in range(num_rounds):
             learner.run_round(number)
@@ -75,9 +77,13 @@ def learn_specialist(
 def carried(policy: AgentPolicy, advised: AgentPolicy) -> AgentPolicy:
     """A specialist on another machine: with the rule that is advised there, and wherever it is.
 
-    What it was trained on says nothing here; that it is chosen on validation traces does.
+    What it was trained on says nothing here; that it is chosen on validation traces does. One that
+    started at a rule that discards departs from such a rule here too.
     """
-    return replace(policy, rule=advised.rule, trained_range=None)
+    assert isinstance(policy.rule, House) and isinstance(advised.rule, House)
+    is_bold = policy.rule == policy.rule.discarding()
+    rule = advised.rule.discarding() if is_bold else advised.rule
+    return replace(policy, rule=rule, trained_range=None)
 
 
 def choose_teacher(

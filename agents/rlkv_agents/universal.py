@@ -39,6 +39,9 @@ from rlkv_agents.train import OnProgress, counter
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import Scenario
 
+#: A workload where no specialist of the suite is better than its rule by so much of the log of the
+#: latency gets none on random machines.
+WORTH_LEARNING = 0.01
 #: Folders of a build.
 CANDIDATES, ORDERS, SPECIALISTS, TEACHERS = "candidates", "orders", "specialists", "teachers"
 
@@ -52,7 +55,8 @@ class UniversalConfig:
     num_held_out: int = 9  #: random machines that only decide how sure the policy must be
     clip_rounds: int = 24  #: of each specialist on the suite's machines, clipped surrogate
     kl_rounds: int = 8  #: the same, penalized surrogate
-    random_rounds: int = 0  #: of a specialist on each random machine, clipped surrogate
+    #: Of a specialist on each random machine, clipped surrogate, where the suite's gain anything.
+    random_rounds: int = 12
     settings: CloneSettings = field(default_factory=CloneSettings)
 
     def __post_init__(self) -> None:
@@ -92,10 +96,13 @@ def build_universal(
     start = AgentPolicy(UNIVERSAL, House(), advice=advice)
     training = {
         machine.name: Training(config.clip_rounds, config.kl_rounds, config.seed)
-        if machine in suite
-        else Training(config.random_rounds, 0, config.seed)
-        for machine in machines
+        for machine in suite
     }
+    scores = _learn_specialists(suite, start, training, folder, num_workers, on_progress)
+    gaining = {machine.workload.name for machine in suite if scores[machine.name] < -WORTH_LEARNING}
+    for machine in machines[len(suite) :]:
+        rounds = config.random_rounds if machine.workload.name in gaining else 0
+        training[machine.name] = Training(rounds, 0, config.seed)
     _learn_specialists(machines, start, training, folder, num_workers, on_progress)
     chosen = _choose_teachers(machines, start, tuned, training, folder, num_workers, on_progress)
     teachers = [
@@ -125,17 +132,24 @@ def _learn_specialists(
     folder: Path,
     num_workers: int,
     on_progress: OnProgress,
-) -> None:
+) -> dict[str, float]:
+    # By machine: the validation score of its specialist.
     wanted: dict[tuple[str, ...], tuple[str, Job]] = {}
     for machine in machines:
         how = training[machine.name]
         if how.num_rounds == 0:
             continue
+        # A branch takes the longer the more sessions are paused at a time (Little's law).
+        num_paused = machine.rate_per_s * machine.table.mean_pause_s
         place = folder / SPECIALISTS / machine.name
         work = partial(learn_specialist, machine, start.on(machine), how, place)
-        wanted[machine.name,] = (_identity(machine, start, how), Job(work, how.num_rounds))
+        wanted[machine.name,] = (
+            _identity(machine, start, how),
+            Job(work, round(how.num_rounds * num_paused)),
+        )
     cache = ResultFolder(folder / SPECIALISTS)
-    through_cache(wanted, cache, num_workers, partial(on_progress, "specialists"))
+    found = through_cache(wanted, cache, num_workers, partial(on_progress, "specialists"))
+    return {key[0]: float(result["score"]) for key, result in found.items()}
 
 
 def _choose_teachers(

@@ -36,8 +36,12 @@ def build_command(
         int, typer.Option(help="Rounds of learning of each specialist on the suite's machines.")
     ] = 24,
     random_rounds: Annotated[
-        int, typer.Option(help="Rounds of a specialist on each random machine; 0: none.")
-    ] = 0,
+        int,
+        typer.Option(
+            help="Rounds of a specialist on each random machine whose workload gains by them on the"
+            " suite's; 0: none."
+        ),
+    ] = 12,
     workers: Annotated[
         int | None, typer.Option(help="Processes; without it one for each core.")
     ] = None,

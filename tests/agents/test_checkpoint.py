@@ -24,7 +24,7 @@ from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.gae_learner import GaeLearner
 from rlkv_agents.order_learning import FIRST_SEED
 from rlkv_agents.policy import TENSORS
-from rlkv_agents.rules import RULES
+from rlkv_agents.rules import RULES, House
 from rlkv_agents.train import ORDER_FORM, RECIPES, START_RULE, TrainConfig, TrainResult, train
 from rlkv_agents.tune import validation_traces
 from rlkv_engine.errors import InputError
@@ -343,13 +343,13 @@ def test_a_checkpoint_holds_what_was_put_in(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_never_worse_than_the_start(tmp_path: Path) -> None:
-    from rlkv_agents.both_forms import discarding  # it reads class attributes that are changed here
-
     result = run(tmp_path, 4)
     chosen = next(point for point in result.progress.curve if point["chosen"])
     assert chosen["score"] == min(point["score"] for point in result.progress.curve) <= 0.0
     assert (result.policy.weights is None) == (chosen.get("form", ORDER_FORM) == ORDER_FORM)
-    assert result.policy.rule in (result.ordered.rule, discarding(result.ordered.rule))
+    ordered = result.ordered.rule
+    assert isinstance(ordered, House)
+    assert result.policy.rule in (ordered, ordered.discarding())
 
 
 @pytest.mark.parametrize(
