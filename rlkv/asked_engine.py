@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.real_engine import RealRun, play_policy
-from rlkv_agents.rules import House
 from rlkv_engine.ahead import AheadOptions
 from rlkv_engine.paged.clock import Clock
 from rlkv_engine.trace import Trace

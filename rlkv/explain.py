@@ -14,8 +14,9 @@ from rlkv_agents.demonstrations import Teacher, demonstrate
 from rlkv_agents.departures import departures, watch_policy
 from rlkv_agents.distilling import Distilled, DistilSettings, distil_one, num_steps
 from rlkv_agents.evaluate import bootstrap_interval, evaluate, means, paired_ratio
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House, constants_of
+from rlkv_agents.rules import constants_of
 from rlkv_envs.scenario import Scenario
 
 #: Validation traces on which decisions are looked at.

@@ -22,7 +22,7 @@ from rlkv.report.explanation import (
 from rlkv.report.order_words import order_formula
 from rlkv.report.schema import Explanation
 from rlkv.report.sections import Rows
-from rlkv_agents.rules import ORDER_PREFIX
+from rlkv_agents.house_rule import ORDER_PREFIX
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkv_agents.rules import House
+from rlkv_agents.house_rule import House
 from rlkv_engine.estimates import PauseTable
 from rlkv_engine.victim_order import NUM_ORDER_TERMS
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.forked_learner import ForkedLearner, PenalizedLearner
+from rlkv_agents.house_rule import House
 from rlkv_agents.learner import Learner
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House, Rule
 from rlkv_envs.scenario import Scenario
 
 

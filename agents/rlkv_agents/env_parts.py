@@ -8,7 +8,8 @@ import gymnasium
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-from rlkv_agents.rules import House, Rule
+from rlkv_agents.base_rule import Rule
+from rlkv_agents.house_rule import House
 from rlkv_agents.vec_env import KVMemoryVecEnv
 from rlkv_engine import rule as R
 from rlkv_engine.errors import InputError

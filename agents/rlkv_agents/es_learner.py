@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.evolution import antithetic, slope
 from rlkv_agents.forking import fork_rollouts
 from rlkv_agents.learner import Learner, optimizer_tensors, restore_optimizer
 from rlkv_agents.linear_scorer import SCORER_SHAPE, as_network
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import Rule
 from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario
 

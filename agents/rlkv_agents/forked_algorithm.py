@@ -14,14 +14,15 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from rlkv_agents.algorithm_files import read_algorithm, tensors_of, write_algorithm
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.env_parts import Env, check_rule, house_rule_of, make_env, settings_of
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.forked_ppo import UpdateSettings
+from rlkv_agents.house_rule import House
 from rlkv_agents.inference import BatchInference
 from rlkv_agents.policy import NUM_VERBS, AgentPolicy
 from rlkv_agents.round_progress import RoundProgress
 from rlkv_agents.rule_start_policy import RuleStartPolicy
-from rlkv_agents.rules import House, Rule
 from rlkv_engine.errors import InputError
 
 LEARNED = "learned"

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from rlkv_agents.actor import Actor
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.forked_ppo import CLIP, KL, UpdateSettings, update
 from rlkv_agents.forking import fork_rollouts
 from rlkv_agents.learner import Learner, optimizer_tensors, restore_optimizer
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import Rule
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_envs.scenario import Scenario
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.learner import Learner, optimizer_tensors, restore_optimizer
 from rlkv_agents.rule_start_policy import RuleStartPolicy
-from rlkv_agents.rules import Rule
 from rlkv_agents.semi_markov import SemiMarkovBuffer
 from rlkv_agents.vec_env import KVMemoryVecEnv
 from rlkv_envs.scenario import Scenario

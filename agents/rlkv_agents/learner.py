@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.policy import AgentPolicy, range_of
-from rlkv_agents.rules import Rule
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario

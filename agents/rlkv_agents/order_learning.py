@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from rlkv_agents import side_by_side
 from rlkv_agents.evaluate import means, run_policy
 from rlkv_agents.evolution import antithetic, slope
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_agents.tune import caution_score, validation_latency_s
 from rlkv_engine.trace import Trace
 from rlkv_engine.victim_order import NUM_ORDER_TERMS

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from rlkv_agents.house_rule import House
 from rlkv_agents.jobs import Job
 from rlkv_agents.order_learning import OrderSettings, learn_order
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFolder, digest
-from rlkv_agents.rules import House
 from rlkv_agents.suite import policy_digest, scenario_digest, through_cache
 from rlkv_agents.train import OnProgress
 from rlkv_agents.tune import validation_latency_s, validation_traces

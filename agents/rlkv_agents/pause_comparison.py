@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.evaluate import evaluate, means, paired_ratio
 from rlkv_agents.jobs import Job
 from rlkv_agents.pause_statistics import pause_statistics
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFolder, digest
-from rlkv_agents.rules import Rule
 from rlkv_agents.suite import PARTS, scenario_digest, through_cache
 from rlkv_agents.tune import ValidationRuns, choose, num_choice_runs, validation_traces
 from rlkv_engine.estimates import HORIZON_PAUSES, PauseTable, mean_residual_s

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.advice import Advice
-from rlkv_agents.rules import Rule
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.tree_tensors import tree_tensors, trees_from
 from rlkv_engine.estimates import PauseTable
 from rlkv_engine.loop import Policy as CompiledPolicy

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rlkv_agents.bundle import load_bundle, save_bundle
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House, make_rule
+from rlkv_agents.rules import make_rule
 from rlkv_agents.tune import caution_score, mean_ratio, validation_latency_s, validation_traces
 from rlkv_envs.scenario import Scenario
 

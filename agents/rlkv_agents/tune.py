@@ -15,9 +15,10 @@ from functools import partial
 import numpy as np
 
 from rlkv_agents import side_by_side
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.evaluate import means, run_policy
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import Rule, make_rule
+from rlkv_agents.rules import make_rule
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario

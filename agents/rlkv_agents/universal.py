@@ -19,12 +19,13 @@ from rlkv_agents.advice_runs import known_machines
 from rlkv_agents.bundle import load_bundle
 from rlkv_agents.cloning import CloneSettings, clone
 from rlkv_agents.demonstrations import Teacher
+from rlkv_agents.house_rule import House
 from rlkv_agents.jobs import Job
 from rlkv_agents.machines import random_machines, suite_machines
 from rlkv_agents.order_runs import with_orders
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFolder, digest
-from rlkv_agents.rules import House, make_rule
+from rlkv_agents.rules import make_rule
 from rlkv_agents.shipped import UNIVERSAL
 from rlkv_agents.specialists import (
     ADVISED,

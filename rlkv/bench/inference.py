@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from rlkv.bench.measure import Size, median_cpu_s
 from rlkv.bench.onnx_policy import onnx_session
+from rlkv_agents.house_rule import House
 from rlkv_agents.inference import BatchInference
 from rlkv_agents.policy import NUM_VERBS, AgentPolicy, range_of
-from rlkv_agents.rules import House
 from rlkv_engine.errors import RlkvError
 from rlkv_engine.jit import jit
 from rlkv_engine.loop import Policy

@@ -64,8 +64,8 @@ def evaluation_growth_bytes(num_sessions: int) -> dict[str, float]:
 def _weigh(num_sessions: int) -> dict[str, float]:
     _avoid_huge_pages()
     from rlkv_agents.evaluate import run_policy
+    from rlkv_agents.house_rule import House
     from rlkv_agents.policy import AgentPolicy
-    from rlkv_agents.rules import House
     from rlkv_envs.scenario import load_scenario
 
     # A load under which the queue does not grow with the length of the trace: nothing else does,

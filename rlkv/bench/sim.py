@@ -11,7 +11,7 @@ import numpy as np
 
 from rlkv.bench.measure import Size
 from rlkv.bench.reference import reference_speedup
-from rlkv_agents.rules import House
+from rlkv_agents.house_rule import House
 from rlkv_engine import state as S
 from rlkv_engine.engine import Engine
 from rlkv_engine.loop import RULE_POLICY, Policy, make_policy

@@ -18,10 +18,10 @@ from rlkv_agents.checkpoint import CurvePoint
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.forking import fork_rollouts
 from rlkv_agents.gae_learner import GaeLearner
+from rlkv_agents.house_rule import House
 from rlkv_agents.learning_curve import learning_curve
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rule_start_policy import RuleStartPolicy
-from rlkv_agents.rules import House
 from rlkv_agents.semi_markov import SemiMarkovBuffer
 from rlkv_agents.train import START_RULE
 from rlkv_agents.tune import NUM_VALIDATION, tune, validation_traces

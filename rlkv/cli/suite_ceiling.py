@@ -44,9 +44,9 @@ def ceiling(
     from rlkv_agents.arrival_variants import DEFAULT
     from rlkv_agents.ceiling import Bases, Effort, find_ceilings
     from rlkv_agents.contestants import REFERENCE, contestants
+    from rlkv_agents.house_rule import Clairvoyant
     from rlkv_agents.orientation import marks
     from rlkv_agents.plan_differences import POINTS
-    from rlkv_agents.rules import Clairvoyant
     from rlkv_agents.suite import contest, evaluate_all, suite_names, tune_settings
 
     num_workers = checked(seeds, workers)

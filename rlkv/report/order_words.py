@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlkv_agents.rules import ORDER_PREFIX
+from rlkv_agents.house_rule import ORDER_PREFIX
 
 #: Terms that are logarithms (victim_order.ORDER_TERMS): what is raised to the power of its weight.
 _POWERS = {

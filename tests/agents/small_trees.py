@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import Rule
 from rlkv_engine.observe import FEATURES, NUM_FEATURES
 from rlkv_engine.state import CALL, DISCARD, NEW, PRESERVE, SWAP
 from rlkv_engine.tree import AS_RULE, LEAF, NO_TREE, Trees

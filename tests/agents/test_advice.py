@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rlkv_agents.advice import Advice, candidates, describe
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_engine.victim_order import NUM_ORDER_TERMS
 from tests.agents.small_scenario import random_weights, small_scenario
 

@@ -23,8 +23,9 @@ from rlkv_agents.bundle import (
     save_bundle,
 )
 from rlkv_agents.evaluate import run_policy
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy, from_tensors, range_of, to_tensors
-from rlkv_agents.rules import RULES, House, make_rule
+from rlkv_agents.rules import RULES, make_rule
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import FEATURES, NUM_FEATURES
 from tests.agents.small_scenario import random_network, small_scenario

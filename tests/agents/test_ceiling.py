@@ -11,10 +11,10 @@ import pytest
 from rlkv_agents import ceiling, planner
 from rlkv_agents.ceiling import PLANS, Bases, Effort, find_ceilings, pack, unpack
 from rlkv_agents.gap import gap_closed
+from rlkv_agents.house_rule import Clairvoyant, House
 from rlkv_agents.plan import Plan, replay
 from rlkv_agents.planner import Search
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import Clairvoyant, House
 from rlkv_agents.suite import Setting
 from rlkv_engine.errors import InputError
 from tests.agents.small_scenario import small_scenario

@@ -22,9 +22,10 @@ from rlkv_agents.checkpoint import (
 from rlkv_agents.es_learner import EvolutionLearner, EvolutionSettings
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.gae_learner import GaeLearner
+from rlkv_agents.house_rule import House
 from rlkv_agents.order_learning import FIRST_SEED
 from rlkv_agents.policy import TENSORS
-from rlkv_agents.rules import RULES, House
+from rlkv_agents.rules import RULES
 from rlkv_agents.train import ORDER_FORM, RECIPES, START_RULE, TrainConfig, TrainResult, train
 from rlkv_agents.tune import validation_traces
 from rlkv_engine.errors import InputError

@@ -10,8 +10,8 @@ import pytest
 from rlkv_agents.cloning import CloneSettings, clone
 from rlkv_agents.demonstrations import Demonstrations, Teacher, demonstrate
 from rlkv_agents.evaluate import run_policy
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_agents.shipped import UNIVERSAL
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.state import CALL, DISCARD, NEW, PRESERVE, SWAP

@@ -20,8 +20,8 @@ from rlkv_agents.distilling import (
     num_steps,
 )
 from rlkv_agents.evaluate import run_policy
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_agents.tree_fitting import as_float32, fit_trees
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.state import DISCARD, NEW, PRESERVE, RESUME, SWAP

@@ -9,9 +9,9 @@ import pytest
 
 from rlkv_agents.ensemble import joined
 from rlkv_agents.evaluate import run_policy
+from rlkv_agents.house_rule import House
 from rlkv_agents.inference import BatchInference, greedy_verbs
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_engine.observe import NUM_FEATURES
 from tests.agents.small_scenario import random_weights, small_scenario
 

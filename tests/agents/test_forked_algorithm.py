@@ -20,9 +20,10 @@ from rlkv_agents import ForkedPPO
 from rlkv_agents.algorithm_files import TRAINING_FILE
 from rlkv_agents.bundle import load_bundle, save_bundle
 from rlkv_agents.forked_learner import HIDDEN, ForkedLearner
+from rlkv_agents.house_rule import House
 from rlkv_agents.inference import BatchInference
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House, make_rule
+from rlkv_agents.rules import make_rule
 from rlkv_agents.vec_env import KVMemoryVecEnv
 from rlkv_engine.errors import InputError
 from rlkv_envs.kv_memory import KVMemoryEnv

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.forking import Forks, empty_forks, follow, fork_rollouts
-from rlkv_agents.rules import House
+from rlkv_agents.house_rule import House
 from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.engine import Engine

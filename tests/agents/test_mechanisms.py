@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from rlkv_agents.evaluate import means, run_policy
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_engine.config import EngineConfig
 from rlkv_envs.scenario import load_scenario
 

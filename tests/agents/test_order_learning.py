@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from rlkv_agents import order_learning
+from rlkv_agents.house_rule import House
 from rlkv_agents.order_learning import OrderSettings, learn_order
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_agents.tune import caution_score, validation_latency_s, validation_traces
 from rlkv_envs.scenario import load_scenario
 from tests.agents.small_scenario import small_scenario

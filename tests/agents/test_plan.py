@@ -10,11 +10,11 @@ import pytest
 from rlkv_agents import plan as plan_module
 from rlkv_agents import planner
 from rlkv_agents.evaluate import run_policy
+from rlkv_agents.house_rule import Clairvoyant, House
 from rlkv_agents.plan import Plan, plan_of, replay
 from rlkv_agents.plan_differences import POINTS, differences
 from rlkv_agents.planner import BASE, Search, best_plan, run_search
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import Clairvoyant, House
 from rlkv_engine import state as S
 from rlkv_engine.engine import Engine
 from rlkv_engine.errors import RlkvError

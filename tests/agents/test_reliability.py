@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from rlkv_agents import reliability as R
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.reliability import Departures, departures, reliability
-from rlkv_agents.rules import House
 from tests.agents.small_scenario import random_weights, small_scenario
 
 SCENARIO = small_scenario()

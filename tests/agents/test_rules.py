@@ -6,9 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.evaluate import run_policy
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import RULES, House, LazySwap, Rule, Ttl, constants_of, make_rule
+from rlkv_agents.rules import RULES, LazySwap, Ttl, constants_of, make_rule
 from rlkv_agents.tune import grid_of
 from rlkv_engine import rule as R
 from rlkv_engine.config import EngineConfig

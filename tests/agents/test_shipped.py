@@ -9,8 +9,8 @@ import pytest
 
 from rlkv_agents.bundle import load_bundle
 from rlkv_agents.evaluate import run_policy
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_agents.shipped import UNIVERSAL, bundle_folder, bundle_from, bundle_place
 from rlkv_envs.scenario import load_scenario
 

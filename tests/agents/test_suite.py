@@ -19,10 +19,11 @@ from rlkv_agents.arrival_variants import concurrent_sessions, with_arrivals
 from rlkv_agents.bundle import save_bundle
 from rlkv_agents.contestants import ALL, contestant, contestants
 from rlkv_agents.evaluate import run_policy, summarize
+from rlkv_agents.house_rule import House
 from rlkv_agents.jobs import Job, run_jobs
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFile, ResultFolder
-from rlkv_agents.rules import RULES, House, Lru, make_rule
+from rlkv_agents.rules import RULES, Lru, make_rule
 from rlkv_agents.suite import (
     PARTS,
     TUNED,

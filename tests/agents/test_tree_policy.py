@@ -16,9 +16,10 @@ from safetensors.numpy import load, save
 from rlkv_agents.bundle import METADATA_FILE, WEIGHTS_FILE, load_bundle, save_bundle
 from rlkv_agents.demonstrations import Teacher, demonstrate
 from rlkv_agents.evaluate import run_policy
+from rlkv_agents.house_rule import House
 from rlkv_agents.inference import greedy_verbs
 from rlkv_agents.policy import AgentPolicy, range_of, to_tensors
-from rlkv_agents.rules import House, make_rule
+from rlkv_agents.rules import make_rule
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import NUM_FEATURES
 from rlkv_engine.state import NEW, PRESERVE

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.evaluate import means, run_policy
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import RULES, House, Rule, make_rule
+from rlkv_agents.rules import RULES, make_rule
 from rlkv_agents.train import START_RULE, tune_all, tuned_policies
 from rlkv_agents.tune import (
     NUM_FINALISTS,

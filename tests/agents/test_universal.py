@@ -12,9 +12,9 @@ import pytest
 from rlkv_agents import abstention, advice_runs, order_runs, specialists, universal
 from rlkv_agents.cloning import CloneSettings
 from rlkv_agents.forked_learner import ForkedLearner
+from rlkv_agents.house_rule import House
 from rlkv_agents.machines import HOST_FACTORS, LOADS, random_machines, suite_machines
 from rlkv_agents.order_learning import OrderSettings
-from rlkv_agents.rules import House
 from rlkv_agents.specialists import ADVISED, TUNED
 from rlkv_agents.universal import UniversalConfig, build_universal
 from rlkv_engine.errors import InputError

@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from rlkv_agents.actor import Actor
+from rlkv_agents.base_rule import Rule
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.forked_learner import ForkedLearner
+from rlkv_agents.house_rule import House
 from rlkv_agents.inference import greedy_verbs
 from rlkv_agents.policy import RANGE_FEATURES, AgentPolicy, range_of
 from rlkv_agents.rule_start_policy import RuleStartPolicy
-from rlkv_agents.rules import House, LazySwap, Rule, make_rule
+from rlkv_agents.rules import LazySwap, make_rule
 from rlkv_engine import state as S
 from rlkv_engine.engine import Engine
 from rlkv_engine.loop import make_policy

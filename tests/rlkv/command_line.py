@@ -45,7 +45,8 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     """Small presets, short grids, two validation traces and rounds of little work."""
     from rlkv_agents import train
     from rlkv_agents.forked_learner import ForkedLearner
-    from rlkv_agents.rules import RULES, Clairvoyant, House
+    from rlkv_agents.house_rule import Clairvoyant, House
+    from rlkv_agents.rules import RULES
     from rlkv_agents.tune import validation_traces
 
     for name in ("crossover-slow", "coding"):

@@ -14,8 +14,8 @@ from rlkv.bench import BENCHES, run_bench
 from rlkv.bench.measure import Size
 from rlkv.bench.onnx_policy import onnx_session
 from rlkv.cli.app import build_app
+from rlkv_agents.house_rule import House
 from rlkv_agents.inference import BatchInference
-from rlkv_agents.rules import House
 from rlkv_agents.tune import TunedRule
 from rlkv_engine.errors import InputError, RlkvError
 from tests.agents.small_scenario import small_scenario

@@ -11,8 +11,8 @@ import pytest
 from rlkv_agents import abstention, advice_runs, reliability, specialists, universal
 from rlkv_agents.bundle import load_bundle, save_bundle
 from rlkv_agents.cloning import CloneSettings
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_service.deciding.confidence import Calibration
 from tests.agents.small_scenario import random_network, small_scenario
 from tests.rlkv.command_line import run

@@ -20,8 +20,9 @@ from rlkv_agents.advice import Advice, candidates, describe
 from rlkv_agents.bundle import load_bundle, save_bundle
 from rlkv_agents.distilling import Distilled, DistilSettings
 from rlkv_agents.forked_learner import ForkedLearner
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House, constants_of
+from rlkv_agents.rules import constants_of
 from rlkv_agents.tune import validation_traces
 from rlkv_envs.scenario import load_scenario
 from tests.agents.small_trees import waits_for

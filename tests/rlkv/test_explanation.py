@@ -16,7 +16,8 @@ from rlkv.report.feature_words import Units, question
 from rlkv.report.order_words import order_formula
 from rlkv.report.record import check_record
 from rlkv.report.write import write_report
-from rlkv_agents.rules import House, constants_of
+from rlkv_agents.house_rule import House
+from rlkv_agents.rules import constants_of
 from rlkv_engine.errors import InputError
 from rlkv_engine.observe import FEATURES
 from rlkv_engine.victim_order import NUM_ORDER_TERMS

@@ -12,8 +12,8 @@ from rlkv.references import STORED, measure_references, store, stored_references
 from rlkv.report.record import read_record
 from rlkv_agents.es_learner import EvolutionLearner, EvolutionSettings
 from rlkv_agents.gae_learner import GaeLearner
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_agents.train import RECIPES, run_settings
 from rlkv_envs.scenario import load_scenario
 from rlkv_envs.traces.whole_file import write_files

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rlkv_agents.rules import House
+from rlkv_agents.house_rule import House
 from rlkv_engine import facts as F
 from rlkv_engine import state as S
 from rlkv_engine.engine import Engine

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.advice import DESCRIPTION, Advice
+from rlkv_agents.base_rule import Rule
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House, Rule
 from rlkv_engine import facts as F
 from rlkv_engine import rule as R
 from rlkv_engine.estimates import NUM_BINS, PauseTable

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from rlkv_agents.bundle import load_bundle, save_bundle
+from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import House
 from rlkv_engine import state as S
 from rlkv_engine.engine import Engine
 from rlkv_service.asking.ahead import AgedAnswers, AskingAhead, asked_share

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rlkv_agents.advice import Advice, candidates
+from rlkv_agents.house_rule import House
 from rlkv_agents.inference import BatchInference
 from rlkv_agents.policy import AgentPolicy, range_of
-from rlkv_agents.rules import House, make_rule
+from rlkv_agents.rules import make_rule
 from rlkv_engine import facts as F
 from rlkv_engine.observe import FEATURES, NUM_FEATURES, observe_facts
 from rlkv_engine.victim_order import NUM_ORDER_TERMS, ORDER_TERMS
