@@ -29,7 +29,7 @@ GRID: Mapping[str, Sequence[float]] = {
 #: What a machine is known by, each in octaves: see ``describe``.
 DESCRIPTION = ("host_over_device", "copy_over_recompute", "pause_over_pool", "pause_skew")
 #: Width of the kernel in octaves.
-BANDWIDTH = 1.0
+BANDWIDTH = 0.7
 
 
 class Machine(Protocol):
