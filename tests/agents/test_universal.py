@@ -15,11 +15,12 @@ from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.house_rule import House
 from rlkv_agents.machines import HOST_FACTORS, LOADS, random_machines, suite_machines
 from rlkv_agents.order_learning import OrderSettings
-from rlkv_agents.specialists import ADVISED, TUNED
+from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.specialists import ADVISED, TUNED, carried
 from rlkv_agents.universal import UniversalConfig, build_universal
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import KNEES, PRESETS
-from tests.agents.small_scenario import small_scenario
+from tests.agents.small_scenario import random_weights, small_scenario
 
 CONFIG = UniversalConfig(
     num_random=1,
@@ -79,6 +80,23 @@ def test_a_build_that_goes_on_gives_what_one_run_gives(
     assert first.policy.weights is not None and second.policy.weights is not None
     for ours, theirs in zip(first.policy.weights, second.policy.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("worth", "learns"), [(-1.0, True), (1.0, False)])
+def test_random_machines_learn_where_the_suite_gains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float, learns: bool
+) -> None:
+    monkeypatch.setattr(universal, "WORTH_LEARNING", worth)
+    result = build_universal(replace(CONFIG, random_rounds=1), tmp_path)
+    assert ("other" in result.teachers["small"]["ratios"]) is learns
+
+
+def test_a_specialist_that_began_by_discarding_does_so_elsewhere() -> None:
+    here, there = House(slack_ratio=0.0), House(guard_pauses=2.0, write_through=1.0)
+    for rule, expected in ((here.discarding(), there.discarding()), (here, there)):
+        learnt = AgentPolicy("learned", rule, random_weights(), 1.5)
+        elsewhere = carried(learnt, AgentPolicy("advised", there))
+        assert elsewhere.rule == expected and elsewhere.weights is not None
 
 
 def test_the_teacher_is_who_validates_best(tmp_path: Path) -> None:
