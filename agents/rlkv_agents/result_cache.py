@@ -17,7 +17,7 @@ import numpy as np
 
 import rlkv_engine
 import rlkv_envs
-from rlkv_agents import evaluate, policy, rules
+from rlkv_agents import base_rule, evaluate, house_rule, policy, rules
 from rlkv_engine.errors import InputError
 from rlkv_envs.traces.whole_file import whole_file
 
@@ -37,7 +37,8 @@ def digest(*inputs: Any) -> str:
 @cache
 def source_digest() -> str:
     """SHA-256 of the sources that decide what a run gives."""
-    files = [Path(str(module.__file__)) for module in (evaluate, policy, rules)]
+    modules = (evaluate, policy, base_rule, house_rule, rules)
+    files = [Path(str(module.__file__)) for module in modules]
     for package in (rlkv_engine, rlkv_envs):
         for suffix in ("py", "toml"):
             files += sorted(Path(str(package.__file__)).parent.rglob(f"*.{suffix}"))

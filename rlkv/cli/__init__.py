@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from typing import NoReturn
 
 from rlkv_engine.errors import RlkvError
@@ -13,6 +15,9 @@ INTERRUPTED = 130
 
 def main() -> NoReturn:
     """Runs the command line and exits: 0 done, 1 failed, 2 unusable input, 130 interrupted."""
+    if threading.current_thread() is threading.main_thread():
+        # As Ctrl-C: what has started, worker processes above all, is stopped too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         try:
             from rlkv.cli.app import run_app

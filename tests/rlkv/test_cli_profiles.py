@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,26 @@ def test_errors_become_exit_codes(
 
     monkeypatch.setattr("rlkv.cli.profiles.load_profile", fail)
     assert run(capsys, "profiles", "list") == (code, "", line)
+
+
+def test_being_terminated_is_being_interrupted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = []
+
+    def end(name: str) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:  # nothing of this would be done by a process that SIGTERM ends
+            stopped.append(name)
+
+    monkeypatch.setattr("rlkv.cli.profiles.load_profile", end)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run(capsys, "profiles", "list") == (130, "", "")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped
 
 
 def test_runs_as_a_module() -> None:
