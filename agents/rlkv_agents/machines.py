@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from scipy.stats import qmc
 
@@ -16,6 +18,9 @@ LINK_FACTORS = (0.125, 1.0)
 LOADS = (0.95, 1.2)
 #: Knees whose workloads random machines have, in turn.
 WORKLOADS = ("coding", "crossover", "infercept")
+#: Where no machine of the suite learns what is better by so much of the log of the latency, random
+#: machines with the same workload learn nothing.
+WORTH_LEARNING = 0.01
 
 
 def suite_machines() -> list[Scenario]:
@@ -51,3 +56,17 @@ def random_machines(num_machines: int, seed: int) -> list[Scenario]:
             )
         )
     return machines
+
+
+def worth_learning(
+    machines: Sequence[Scenario], suite: Sequence[Scenario], scores: Mapping[str, float]
+) -> list[Scenario]:
+    """Those of ``machines`` whose workload gained where it was learnt, on the suite's machines.
+
+    Args:
+        machines: to choose from.
+        suite: where something was learnt.
+        scores: what it was worth there, by name: mean log ratio on validation, below 0: a gain.
+    """
+    gaining = {each.workload.name for each in suite if scores[each.name] < -WORTH_LEARNING}
+    return [machine for machine in machines if machine.workload.name in gaining]

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlkv_agents.house_rule import House
 from rlkv_agents.jobs import Job
+from rlkv_agents.machines import worth_learning
 from rlkv_agents.order_learning import OrderSettings, learn_order
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFolder, digest
@@ -30,7 +31,8 @@ _SETTINGS = OrderSettings()
 
 def with_orders(
     policy: AgentPolicy,
-    machines: Sequence[Scenario],
+    suite: Sequence[Scenario],
+    others: Sequence[Scenario],
     seed: int,
     folder: Path,
     num_workers: int,
@@ -38,31 +40,22 @@ def with_orders(
 ) -> AgentPolicy:
     """An advised policy, with advice on orders from these machines; ``folder`` keeps every run.
 
-    Orders are learnt and tried with the policy's network in place, where it answers.
+    Orders are learnt on the suite's machines, and on others whose workload gains by them there, and
+    tried on all; always with the policy's network in place, where it answers.
     """
     assert policy.advice is not None
-    bound = [policy.on(machine) for machine in machines]
-    bases = [
-        digest(scenario_digest(machine, "validation"), policy_digest(on, machine), NUM_TRACES)
-        for machine, on in zip(machines, bound, strict=True)
-    ]
+    learnt = _learn(policy, suite, seed, folder, num_workers, on_progress)
+    scores = {name: float(each["score"]) for name, each in learnt.items()}
+    gaining = worth_learning(others, suite, scores)
+    learnt |= _learn(policy, gaining, seed, folder, num_workers, on_progress)
+    orders = [each["order"] for each in learnt.values() if each["score"] < 0.0]
+    machines = [*suite, *others]
     wanted: dict[tuple[str, ...], tuple[str, Job]] = {
         (machine.name,): (
-            digest(base, asdict(_SETTINGS), seed),
-            Job(partial(_learnt, machine, on, seed), _SETTINGS.generations),
+            digest(_base(policy, machine), orders),
+            Job(partial(_tried, machine, policy.on(machine), orders), len(orders)),
         )
-        for machine, on, base in zip(machines, bound, bases, strict=True)
-    }
-    cache = ResultFolder(folder / LEARNT)
-    found = through_cache(wanted, cache, num_workers, partial(on_progress, "orders"))
-    learnt = [found[machine.name,] for machine in machines]
-    orders = [each["order"] for each in learnt if each["score"] < 0.0]
-    wanted = {
-        (machine.name,): (
-            digest(base, orders),
-            Job(partial(_tried, machine, on, orders), len(orders)),
-        )
-        for machine, on, base in zip(machines, bound, bases, strict=True)
+        for machine in machines
     }
     cache = ResultFolder(folder / TRIED)
     tried = through_cache(wanted, cache, num_workers, partial(on_progress, "try orders"))
@@ -72,6 +65,33 @@ def with_orders(
         order_regret=np.array([[0.0, *tried[machine.name,]["log_ratio"]] for machine in machines]),
     )
     return replace(policy, advice=advice)
+
+
+def _learn(
+    policy: AgentPolicy,
+    machines: Sequence[Scenario],
+    seed: int,
+    folder: Path,
+    num_workers: int,
+    on_progress: OnProgress,
+) -> dict[str, dict[str, Any]]:
+    # By machine: its order, and the order's validation score.
+    wanted: dict[tuple[str, ...], tuple[str, Job]] = {
+        (machine.name,): (
+            digest(_base(policy, machine), asdict(_SETTINGS), seed),
+            Job(partial(_learnt, machine, policy.on(machine), seed), _SETTINGS.generations),
+        )
+        for machine in machines
+    }
+    cache = ResultFolder(folder / LEARNT)
+    found = through_cache(wanted, cache, num_workers, partial(on_progress, "orders"))
+    return {machine.name: found[machine.name,] for machine in machines}
+
+
+def _base(policy: AgentPolicy, machine: Scenario) -> str:
+    # What both depend on.
+    runs_on = scenario_digest(machine, "validation")
+    return digest(runs_on, policy_digest(policy.on(machine), machine), NUM_TRACES)
 
 
 def _learnt(machine: Scenario, policy: AgentPolicy, seed: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rlkv_agents.cloning import CloneSettings, clone
 from rlkv_agents.demonstrations import Teacher
 from rlkv_agents.house_rule import House
 from rlkv_agents.jobs import Job
-from rlkv_agents.machines import random_machines, suite_machines
+from rlkv_agents.machines import random_machines, suite_machines, worth_learning
 from rlkv_agents.order_runs import with_orders
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFolder, digest
@@ -40,9 +40,6 @@ from rlkv_agents.train import OnProgress, counter
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import Scenario
 
-#: A workload where no specialist of the suite is better than its rule by so much of the log of the
-#: latency gets none on random machines.
-WORTH_LEARNING = 0.01
 #: Folders of a build.
 CANDIDATES, ORDERS, SPECIALISTS, TEACHERS = "candidates", "orders", "specialists", "teachers"
 
@@ -88,7 +85,8 @@ def build_universal(
 ) -> UniversalResult:
     """Advise, tune, specialise, choose, distil, order; what ``folder`` holds is not done again."""
     suite = suite_machines()
-    machines = [*suite, *random_machines(config.num_random, config.seed)]
+    others = random_machines(config.num_random, config.seed)
+    machines = [*suite, *others]
     # Other seeds, so that they are new to the policy.
     held_out = random_machines(config.num_held_out, config.seed + 1)
     advice = known_machines(machines, folder / CANDIDATES, num_workers, on_progress)
@@ -100,9 +98,9 @@ def build_universal(
         for machine in suite
     }
     scores = _learn_specialists(suite, start, training, folder, num_workers, on_progress)
-    gaining = {machine.workload.name for machine in suite if scores[machine.name] < -WORTH_LEARNING}
-    for machine in machines[len(suite) :]:
-        rounds = config.random_rounds if machine.workload.name in gaining else 0
+    learners = worth_learning(others, suite, scores)
+    for machine in others:
+        rounds = config.random_rounds if machine in learners else 0
         training[machine.name] = Training(rounds, 0, config.seed)
     _learn_specialists(machines, start, training, folder, num_workers, on_progress)
     chosen = _choose_teachers(machines, start, tuned, training, folder, num_workers, on_progress)
@@ -116,7 +114,8 @@ def build_universal(
     policy = clone(
         teachers, start, config.settings, config.seed, counter(on_progress, "distil", steps)
     )
-    policy = with_orders(policy, machines, config.seed, folder / ORDERS, num_workers, on_progress)
+    place = folder / ORDERS
+    policy = with_orders(policy, suite, others, config.seed, place, num_workers, on_progress)
     rules = {
         machine.name: AgentPolicy(TUNED, make_rule(House.name, tuned[machine.name, House.name]))
         for machine in held_out

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlkv_agents import abstention, advice_runs, order_runs, specialists, universal
+from rlkv_agents import abstention, advice_runs, machines, order_runs, specialists, universal
 from rlkv_agents.cloning import CloneSettings
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.house_rule import House
@@ -86,9 +86,10 @@ def test_a_build_that_goes_on_gives_what_one_run_gives(
 def test_random_machines_learn_where_the_suite_gains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float, learns: bool
 ) -> None:
-    monkeypatch.setattr(universal, "WORTH_LEARNING", worth)
+    monkeypatch.setattr(machines, "WORTH_LEARNING", worth)
     result = build_universal(replace(CONFIG, random_rounds=1), tmp_path)
     assert ("other" in result.teachers["small"]["ratios"]) is learns
+    assert (tmp_path / "orders/learnt/other.json").exists() is learns
 
 
 def test_a_specialist_that_began_by_discarding_does_so_elsewhere() -> None:
@@ -125,11 +126,11 @@ def test_numbers_that_cannot_be(field: str) -> None:
 
 
 def test_random_machines_are_of_one_seed_and_within_bounds() -> None:
-    machines = random_machines(9, 3)
-    assert [m.rate_per_s for m in machines] == [m.rate_per_s for m in random_machines(9, 3)]
-    assert [m.rate_per_s for m in machines] != [m.rate_per_s for m in random_machines(9, 4)]
-    assert len({m.workload.name for m in machines}) == 3
-    for machine, knee in zip(machines, ["coding", "crossover", "infercept"] * 3, strict=True):
+    found = random_machines(9, 3)
+    assert [m.rate_per_s for m in found] == [m.rate_per_s for m in random_machines(9, 3)]
+    assert [m.rate_per_s for m in found] != [m.rate_per_s for m in random_machines(9, 4)]
+    assert len({m.workload.name for m in found}) == 3
+    for machine, knee in zip(found, ["coding", "crossover", "infercept"] * 3, strict=True):
         load = machine.rate_per_s / KNEES[knee].rate_per_s
         assert LOADS[0] - 1e-3 <= load <= LOADS[1] + 1e-3
         host = machine.profile.num_host_blocks / machine.profile.num_device_blocks
