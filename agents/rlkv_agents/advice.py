@@ -19,7 +19,9 @@ from rlkv_agents.house_rule import House
 from rlkv_engine.estimates import PauseTable
 from rlkv_engine.victim_order import NUM_ORDER_TERMS
 
-#: Constants that the candidates differ in, and their values: a coarser grid than that of tuning.
+#: What every candidate has a value of.
+CONSTANTS = ("slack_ratio", "guard_pauses", "swap_ratio", "write_through", "new_swaps")
+#: Values that all machines try: a coarser grid than that of tuning.
 GRID: Mapping[str, Sequence[float]] = {
     "slack_ratio": (0.0, 0.003, 0.012),
     "guard_pauses": (0.0, 0.5, 1.0, 2.0),
@@ -51,12 +53,13 @@ class Machine(Protocol):
     def swap_in_block_s(self) -> float: ...  # noqa: D102
 
 
-def candidates() -> list[House]:
-    """The rules that every machine ran, in the order of ``Advice.regret``'s columns."""
-    return [
+def candidates(tuned: Sequence[House] = ()) -> list[House]:
+    """The rules of the grid, and what tuning chose for machines, each once."""
+    grid = [
         House(**dict(zip(GRID, values, strict=True)))
         for values in itertools.product(*GRID.values())
     ]
+    return list(dict.fromkeys([*grid, *tuned]))
 
 
 def describe(machine: Machine, table: PauseTable) -> NDArray[np.float64]:
@@ -85,6 +88,7 @@ def describe(machine: Machine, table: PauseTable) -> NDArray[np.float64]:
 class Advice:
     """What every candidate cost on every machine."""
 
+    constants: NDArray[np.float64]  #: of the candidates, [num_candidates, len(CONSTANTS)]
     machines: NDArray[np.float64]  #: [num_machines, len(DESCRIPTION)], see ``describe``
     #: Log of a candidate's latency over that of the machine's best, [num_machines, num_candidates].
     regret: NDArray[np.float64]
@@ -97,16 +101,21 @@ class Advice:
     departs: NDArray[np.float64]
 
     @classmethod
-    def of_constants(cls, machines: NDArray[np.float64], regret: NDArray[np.float64]) -> Advice:
+    def of_constants(
+        cls, rules: Sequence[House], machines: NDArray[np.float64], regret: NDArray[np.float64]
+    ) -> Advice:
         """Advice on constants alone: no order, and nowhere to leave the rule."""
+        constants = np.array([[getattr(rule, name) for name in CONSTANTS] for rule in rules])
         num = len(machines)
         plain = np.zeros((1, NUM_ORDER_TERMS))
-        return cls(machines, regret, plain, np.zeros((num, 1)), np.zeros(num))
+        return cls(constants, machines, regret, plain, np.zeros((num, 1)), np.zeros(num))
 
     def rule_for(self, machine: Machine, table: PauseTable) -> House:
         """The rule with the least expected regret on a machine, and the order likewise."""
         weight = self._weight(machine, table)
-        rule = candidates()[int(np.argmin(weight @ self.regret))]
+        constants = self.constants[int(np.argmin(weight @ self.regret))]
+        # Bundles hold them in single precision.
+        rule = House(**{n: float(f"{c:.6g}") for n, c in zip(CONSTANTS, constants, strict=True)})
         return rule.with_order(self.orders[int(np.argmin(weight @ self.order_regret))])
 
     def may_depart(self, machine: Machine, table: PauseTable) -> bool:
@@ -127,6 +136,7 @@ class Advice:
         """What would be known without one of the machines: what its advice is worth elsewhere."""
         kept = np.arange(len(self.machines)) != machine
         return Advice(
+            self.constants,
             self.machines[kept],
             self.regret[kept],
             self.orders,

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from rlkv_agents.advice import GRID, Advice, candidates, describe
+from rlkv_agents.advice import Advice, candidates, describe
+from rlkv_agents.house_rule import House
 from rlkv_agents.jobs import Job
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.result_cache import ResultFolder, digest
+from rlkv_agents.rules import constants_of
 from rlkv_agents.suite import scenario_digest, through_cache
 from rlkv_agents.train import OnProgress
 from rlkv_agents.tune import validation_latency_s, validation_traces
@@ -23,14 +25,22 @@ NUM_TRACES = 8
 
 
 def known_machines(
-    machines: Sequence[Scenario], folder: Path, num_workers: int, on_progress: OnProgress
+    machines: Sequence[Scenario],
+    tuned: Sequence[House],
+    folder: Path,
+    num_workers: int,
+    on_progress: OnProgress,
 ) -> Advice:
-    """Advice from these machines; runs that ``folder`` holds are not done again."""
-    grid = {name: list(values) for name, values in GRID.items()}
+    """Advice from these machines and the rules tuned for them, each of which runs on all of them.
+
+    Runs that ``folder`` holds are not done again.
+    """
+    rules = candidates(tuned)
+    tried = [list(constants_of(rule).values()) for rule in rules]
     wanted: dict[tuple[str, ...], tuple[str, Job]] = {
         (machine.name,): (
-            digest(scenario_digest(machine, "validation"), grid, NUM_TRACES),
-            Job(partial(_latencies, machine), len(candidates()) * NUM_TRACES),
+            digest(scenario_digest(machine, "validation"), tried, NUM_TRACES),
+            Job(partial(_latencies, machine, rules), len(rules) * NUM_TRACES),
         )
         for machine in machines
     }
@@ -40,15 +50,16 @@ def known_machines(
     log_s = np.array([found[machine.name,]["log_latency"] for machine in machines])
     regret = log_s.mean(axis=2)  # [num_machines, num_candidates]
     return Advice.of_constants(
+        rules,
         np.stack([describe(machine.profile, machine.table) for machine in machines]),
         regret - regret.min(axis=1, keepdims=True),
     )
 
 
-def _latencies(machine: Scenario) -> dict[str, Any]:
+def _latencies(machine: Scenario, rules: Sequence[House]) -> dict[str, Any]:
     traces = validation_traces(machine, NUM_TRACES)
     rows = [
         np.log(validation_latency_s(machine, AgentPolicy(rule.name, rule), traces))
-        for rule in candidates()
+        for rule in rules
     ]
     return {"log_latency": [row.tolist() for row in rows]}

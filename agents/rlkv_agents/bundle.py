@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from rlkv_agents.advice import DESCRIPTION, candidates
+from rlkv_agents.advice import CONSTANTS, DESCRIPTION
 from rlkv_agents.policy import (
     ADVICE_TENSORS,
     NETWORK_TENSORS,
@@ -215,7 +215,9 @@ def _check_tensors(tensors: Mapping[str, np.ndarray], hidden: int, path: Path) -
     if any(name in tensors for name in ADVICE_TENSORS):
         machines = max(np.size(tensors.get("advice_machines", 0)) // len(DESCRIPTION), 1)
         shapes["advice_machines"] = (machines, len(DESCRIPTION))
-        shapes["advice_regret"] = (machines, len(candidates()))
+        rules = max(np.size(tensors.get("advice_constants", 0)) // len(CONSTANTS), 1)
+        shapes["advice_constants"] = (rules, len(CONSTANTS))
+        shapes["advice_regret"] = (machines, rules)
         orders = max(np.size(tensors.get("advice_orders", 0)) // NUM_ORDER_TERMS, 1)
         shapes["advice_orders"] = (orders, NUM_ORDER_TERMS)
         shapes["advice_order_regret"] = (machines, orders)

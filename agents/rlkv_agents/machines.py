@@ -18,8 +18,8 @@ LINK_FACTORS = (0.125, 1.0)
 LOADS = (0.95, 1.2)
 #: Knees whose workloads random machines have, in turn.
 WORKLOADS = ("coding", "crossover", "infercept")
-#: Where no machine of the suite learns what is better by so much of the log of the latency, random
-#: machines with the same workload learn nothing.
+#: What is learnt has to be better by so much of the log of the latency: chance alone finds less,
+#: and it has to hold on other machines.
 WORTH_LEARNING = 0.01
 
 

@@ -102,7 +102,8 @@ NETWORK_TENSORS = ("weight_1", "bias_1", "weight_2", "bias_2", "weight_3", "bias
 RANGE_TENSORS = ("range_low", "range_high")
 TENSORS = NETWORK_TENSORS + RANGE_TENSORS
 ADVICE_TENSORS = (
-    "advice_machines", "advice_regret", "advice_orders", "advice_order_regret", "advice_departs",
+    "advice_constants", "advice_machines", "advice_regret", "advice_orders", "advice_order_regret",
+    "advice_departs",
 )  # fmt: skip
 
 

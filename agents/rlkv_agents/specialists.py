@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlkv_agents.bundle import load_bundle, save_bundle
 from rlkv_agents.house_rule import House
+from rlkv_agents.machines import WORTH_LEARNING
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.rules import make_rule
 from rlkv_agents.tune import caution_score, mean_ratio, validation_latency_s, validation_traces
 from rlkv_envs.scenario import Scenario
 
@@ -18,13 +20,16 @@ from rlkv_envs.scenario import Scenario
 VALIDATE_EVERY = 4
 #: Validation traces that choose snapshots and teachers.
 NUM_TRACES = 24
+#: Validations in a row that bring no better snapshot: learning ends. So it does where nothing has
+#: passed the rule halfway.
+PATIENCE = 3
 #: What teachers are called that are no specialists.
 ADVISED, TUNED = "advised rule", "tuned rule"
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a specialist is trained: rounds with each of the two surrogates, and a seed."""
+    """How a specialist is trained: rounds with each of the two surrogates at most, and a seed."""
 
     clip_rounds: int
     kl_rounds: int
@@ -71,6 +76,10 @@ def learn_specialist(
             score = caution_score(latency, base)
             if score < best_score:
                 best, best_score, best_form = policy, score, recipe.form
+            stale = len(curve) - 1 - int(np.argmin(curve))
+            halfway = 2 * (number + 1) >= num_rounds
+            if stale >= PATIENCE or (halfway and min(curve) >= 1.0):
+                break
     save_bundle(folder, replace(best, name=machine.name), {"score": best_score, "form": best_form})
     return {"score": best_score, "form": best_form, "curves": curves}
 
@@ -90,23 +99,27 @@ def carried(policy: AgentPolicy, advised: AgentPolicy) -> AgentPolicy:
 def choose_teacher(
     machine: Scenario,
     advised: AgentPolicy,
-    tuned: Mapping[str, float],
+    tuned: House,
     specialists: Sequence[tuple[str, Path]],
 ) -> dict[str, Any]:
     """The policy with the best validation score against the advised rule.
 
-    Returns its name (``ADVISED``, ``TUNED`` or the specialist's machine), and the ratio to the
-    tuned rule of everybody that was tried.
+    Returns its name (``ADVISED`` or the specialist's machine), and the ratio to the tuned rule of
+    everybody that was tried.
     """
     traces = validation_traces(machine, NUM_TRACES)
-    known = {ADVISED: advised, TUNED: AgentPolicy(TUNED, make_rule("house", tuned))}
+    known = {ADVISED: advised, TUNED: AgentPolicy(TUNED, tuned)}
     for name, folder in specialists:
         policy = load_bundle(folder).policy
         known[name] = policy if name == machine.name else carried(policy, advised)
     latency = {name: validation_latency_s(machine, each, traces) for name, each in known.items()}
-    scores = {name: caution_score(each, latency[ADVISED]) for name, each in latency.items()}
+    scores = {
+        name: caution_score(each, latency[ADVISED])
+        for name, each in latency.items()
+        if name != TUNED
+    }
     chosen = min(scores, key=lambda name: scores[name])
-    if scores[chosen] >= 0.0:
+    if scores[chosen] > -WORTH_LEARNING:
         chosen = ADVISED
     ratios = {name: mean_ratio(each, latency[TUNED]) for name, each in latency.items()}
     return {"teacher": chosen, "ratios": ratios}

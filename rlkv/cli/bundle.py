@@ -33,15 +33,9 @@ def build_command(
         int, typer.Option(help="Random machines that decide how sure it must be to leave the rule.")
     ] = 9,
     rounds: Annotated[
-        int, typer.Option(help="Rounds of learning of each specialist on the suite's machines.")
-    ] = 24,
-    random_rounds: Annotated[
         int,
-        typer.Option(
-            help="Rounds of a specialist on each random machine whose workload gains by them on the"
-            " suite's; 0: none."
-        ),
-    ] = 12,
+        typer.Option(help="Rounds of learning at most of each specialist on the suite's machines."),
+    ] = 32,
     workers: Annotated[
         int | None, typer.Option(help="Processes; without it one for each core.")
     ] = None,
@@ -66,8 +60,7 @@ def build_command(
         num_random=random,
         num_held_out=held_out,
         clip_rounds=rounds,
-        kl_rounds=rounds // 3,
-        random_rounds=random_rounds,
+        kl_rounds=rounds // 4,
     )
     num_workers = check_workers(workers)
     check_writable(out)
@@ -79,7 +72,6 @@ def build_command(
         "num_random": random,
         "num_held_out": held_out,
         "rounds": rounds,
-        "random_rounds": random_rounds,
         "machines": {
             machine.name: {
                 "profile": machine.profile.name,

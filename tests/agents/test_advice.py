@@ -22,7 +22,9 @@ def advice(best_of_each: list[int]) -> Advice:
     regret = np.full((2, NUM), 0.5)
     regret[np.arange(2), best_of_each] = 0.0
     machines = np.stack([describe(s.profile, s.table) for s in (SMALL, LARGE)])
-    return replace(Advice.of_constants(machines, regret), departs=np.array([0.0, 1.0]))
+    return replace(
+        Advice.of_constants(candidates(), machines, regret), departs=np.array([0.0, 1.0])
+    )
 
 
 def test_a_machine_that_is_known_gets_what_was_best_there() -> None:
@@ -35,7 +37,10 @@ def test_a_machine_that_is_known_gets_what_was_best_there() -> None:
 def test_a_machine_in_between_gets_what_is_bearable_on_both() -> None:
     known = advice([3, 17])
     known.regret[:, 5] = 0.1
-    between = small_scenario(num_host_blocks=200)
+    at = describe(SMALL.profile, SMALL.table)[0], describe(LARGE.profile, LARGE.table)[0]
+    midway = 2.0 ** ((at[0] + at[1]) / 2) - 0.02  # host over device, see ``describe``
+    num_host_blocks = round(midway * SMALL.profile.num_device_blocks)
+    between = small_scenario(num_host_blocks=num_host_blocks)
     assert known.rule_for(between.profile, between.table) == candidates()[5]
     assert known.distance(between.profile, between.table) > 1.0
 

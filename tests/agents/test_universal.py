@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from rlkv_agents import abstention, advice_runs, machines, order_runs, specialists, universal
+from rlkv_agents.advice import CONSTANTS
 from rlkv_agents.cloning import CloneSettings
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.house_rule import House
 from rlkv_agents.machines import HOST_FACTORS, LOADS, random_machines, suite_machines
 from rlkv_agents.order_learning import OrderSettings
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.specialists import ADVISED, TUNED, carried
+from rlkv_agents.specialists import ADVISED, TUNED, Training, carried
 from rlkv_agents.universal import UniversalConfig, build_universal
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import KNEES, PRESETS
@@ -27,7 +28,6 @@ CONFIG = UniversalConfig(
     num_held_out=1,
     clip_rounds=2,
     kl_rounds=1,
-    random_rounds=0,
     settings=CloneSettings(num_passes=1, traces_per_pass=1, num_per_trace=200, num_epochs=5),
 )
 MACHINES = [
@@ -83,13 +83,46 @@ def test_a_build_that_goes_on_gives_what_one_run_gives(
 
 
 @pytest.mark.parametrize(("worth", "learns"), [(-1.0, True), (1.0, False)])
-def test_random_machines_learn_where_the_suite_gains(
+def test_random_machines_learn_an_order_where_the_suite_gains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float, learns: bool
 ) -> None:
     monkeypatch.setattr(machines, "WORTH_LEARNING", worth)
-    result = build_universal(replace(CONFIG, random_rounds=1), tmp_path)
-    assert ("other" in result.teachers["small"]["ratios"]) is learns
+    build_universal(CONFIG, tmp_path)
     assert (tmp_path / "orders/learnt/other.json").exists() is learns
+
+
+def test_rules_tuned_for_the_machines_are_advised_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = 3.0  # not in the grid that all machines try
+    monkeypatch.setattr(House, "grid", {"guard_pauses": (odd,), "write_through": (0.0, 1.0)})
+    advice = build_universal(CONFIG, tmp_path).policy.advice
+    assert advice is not None
+    assert odd in advice.constants[:, CONSTANTS.index("guard_pauses")]
+    assert advice.regret.shape == (2, len(advice.constants))
+
+
+@pytest.mark.parametrize(
+    ("curve", "rounds"),
+    [
+        ([0.9, 0.8, 0.85, 0.7, 0.9], 5),  # better now and then: to the end
+        ([0.8, 0.9, 0.85, 0.9, 0.7], 4),  # three in a row are no better
+        ([1.2, 1.1, 1.0, 0.9, 0.8], 3),  # not past the rule halfway
+    ],
+)
+def test_learning_ends_where_nothing_more_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curve: list[float], rounds: int
+) -> None:
+    ratios = iter([1.0, *curve])
+    monkeypatch.setattr(specialists, "VALIDATE_EVERY", 1)
+    monkeypatch.setattr(
+        specialists, "validation_latency_s", lambda *_: np.array([1.0, 1.0]) * next(ratios)
+    )
+    start = AgentPolicy("start", House())
+    training = Training(len(curve), 0, 0)
+    found = specialists.learn_specialist(MACHINES[0], start, training, tmp_path)
+    assert found["curves"]["clip"] == pytest.approx(curve[:rounds])
+    assert found["score"] == pytest.approx(min(0.0, np.log(min(curve[:rounds]))))
 
 
 def test_a_specialist_that_began_by_discarding_does_so_elsewhere() -> None:

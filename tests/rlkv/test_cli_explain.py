@@ -208,7 +208,9 @@ def test_an_advised_bundle_is_explained_with_the_rule_that_is_right_there(
     regret = np.ones((1, len(candidates())))
     regret[0, 5] = 0.0
     for departs, kind in ((1.0, "network"), (0.0, "rule")):
-        known = Advice.of_constants(describe(scenario.profile, scenario.table)[None], regret)
+        known = Advice.of_constants(
+            candidates(), describe(scenario.profile, scenario.table)[None], regret
+        )
         advice = replace(known, departs=np.array([departs]))
         save_bundle(
             tmp_path / kind,

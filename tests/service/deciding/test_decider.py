@@ -219,7 +219,9 @@ def test_the_rule_answers_where_nobody_left_it() -> None:
     regret = np.ones((1, len(candidates())))
     regret[0, 17] = 0.0
     for departs in (0.0, 1.0):
-        advice = replace(Advice.of_constants(machines, regret), departs=np.array([departs]))
+        advice = replace(
+            Advice.of_constants(candidates(), machines, regret), departs=np.array([departs])
+        )
         policy = replace(random_network(), advice=advice)
         rows, verbs = simulated(scenario, policy)
         decider = Decider(active(policy), TableEstimates(scenario.table))
