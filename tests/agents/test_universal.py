@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlkv_agents import abstention, advice_runs, machines, order_runs, specialists, universal
+from rlkv_agents import (
+    abstention,
+    advice,
+    advice_runs,
+    machines,
+    order_runs,
+    specialists,
+    universal,
+)
 from rlkv_agents.advice import CONSTANTS
 from rlkv_agents.cloning import CloneSettings
 from rlkv_agents.forked_learner import ForkedLearner
@@ -19,6 +28,7 @@ from rlkv_agents.order_learning import OrderSettings
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.specialists import ADVISED, TUNED, Training, carried
 from rlkv_agents.universal import UniversalConfig, build_universal
+from rlkv_agents.universal import UniversalResult as Built
 from rlkv_engine.errors import InputError
 from rlkv_envs.scenario import KNEES, PRESETS
 from tests.agents.small_scenario import random_weights, small_scenario
@@ -37,33 +47,42 @@ MACHINES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def small_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(House, "grid", {"guard_pauses": (0.0, 1.0), "write_through": (0.0, 1.0)})
-    monkeypatch.setattr(universal, "suite_machines", lambda: MACHINES[:1])
-    monkeypatch.setattr(
-        universal, "random_machines", lambda num, seed: MACHINES[1 + seed : 2 + seed][:num]
-    )
-    for module in (abstention, advice_runs, order_runs, specialists):
-        monkeypatch.setattr(module, "NUM_TRACES", 2)
-    settings = OrderSettings(generations=2, num_pairs=2, traces_per_generation=1)
-    monkeypatch.setattr(order_runs, "_SETTINGS", settings)
-    monkeypatch.setattr(ForkedLearner, "traces_per_round", 1)
-    monkeypatch.setattr(ForkedLearner, "forks_per_trace", 40)
+@pytest.fixture(scope="module", autouse=True)
+def small_build() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(House, "grid", {"guard_pauses": (0.0, 1.0), "write_through": (0.0, 1.0)})
+        patch.setattr(advice, "GRID", {"slack_ratio": (0.0, 0.003), "guard_pauses": (0.0, 1.0)})
+        patch.setattr(universal, "suite_machines", lambda: MACHINES[:1])
+        patch.setattr(
+            universal, "random_machines", lambda num, seed: MACHINES[1 + seed : 2 + seed][:num]
+        )
+        for module in (abstention, advice_runs, order_runs, specialists):
+            patch.setattr(module, "NUM_TRACES", 2)
+        settings = OrderSettings(generations=2, num_pairs=2, traces_per_generation=1)
+        patch.setattr(order_runs, "_SETTINGS", settings)
+        patch.setattr(ForkedLearner, "traces_per_round", 1)
+        patch.setattr(ForkedLearner, "forks_per_trace", 40)
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(small_build: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Built]:
+    folder = tmp_path_factory.mktemp("universal")
+    return folder, build_universal(CONFIG, folder)
 
 
 def test_a_build_that_goes_on_gives_what_one_run_gives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: tuple[Path, Built], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = build_universal(CONFIG, tmp_path)
+    folder, first = built
     assert [machine.name for machine in first.machines] == ["small", "other"]
     assert set(first.teachers["small"]["ratios"]) == {ADVISED, TUNED, "small"}
     # No specialist of its own, but the other machine's was tried.
     assert set(first.teachers["other"]["ratios"]) == {ADVISED, TUNED, "small"}
-    assert first.policy.advice is not None and len(first.policy.advice.machines) == 2
-    advice = first.policy.advice
-    assert advice.order_regret.shape == (2, len(advice.orders))
-    assert not advice.orders[0].any() and not advice.order_regret[:, 0].any()
+    known = first.policy.advice
+    assert known is not None and len(known.machines) == 2
+    assert known.order_regret.shape == (2, len(known.orders))
+    assert not known.orders[0].any() and not known.order_regret[:, 0].any()
     assert first.abstention.machines == ["held out"]
     assert first.policy.min_confidence == first.abstention.min_confidence
 
@@ -75,7 +94,7 @@ def test_a_build_that_goes_on_gives_what_one_run_gives(
     monkeypatch.setattr(advice_runs, "_latencies", again)
     monkeypatch.setattr(order_runs, "_learnt", again)
     monkeypatch.setattr(order_runs, "_tried", again)
-    second = build_universal(CONFIG, tmp_path)
+    second = build_universal(CONFIG, folder)
     assert first.teachers == second.teachers
     assert first.policy.weights is not None and second.policy.weights is not None
     for ours, theirs in zip(first.policy.weights, second.policy.weights, strict=True):
@@ -96,10 +115,10 @@ def test_rules_tuned_for_the_machines_are_advised_too(
 ) -> None:
     odd = 3.0  # not in the grid that all machines try
     monkeypatch.setattr(House, "grid", {"guard_pauses": (odd,), "write_through": (0.0, 1.0)})
-    advice = build_universal(CONFIG, tmp_path).policy.advice
-    assert advice is not None
-    assert odd in advice.constants[:, CONSTANTS.index("guard_pauses")]
-    assert advice.regret.shape == (2, len(advice.constants))
+    known = build_universal(CONFIG, tmp_path).policy.advice
+    assert known is not None
+    assert odd in known.constants[:, CONSTANTS.index("guard_pauses")]
+    assert known.regret.shape == (2, len(known.constants))
 
 
 @pytest.mark.parametrize(
@@ -133,17 +152,16 @@ def test_a_specialist_that_began_by_discarding_does_so_elsewhere() -> None:
         assert elsewhere.rule == expected and elsewhere.weights is not None
 
 
-def test_the_teacher_is_who_validates_best(tmp_path: Path) -> None:
-    result = build_universal(CONFIG, tmp_path)
-    for row in result.teachers.values():
+def test_the_teacher_is_who_validates_best(built: tuple[Path, Built]) -> None:
+    for row in built[1].teachers.values():
         best = min(row["ratios"], key=lambda name: row["ratios"][name])
         # The advised rule stays unless another is better by more than its own uncertainty.
         assert row["teacher"] in (best, ADVISED)
         assert row["ratios"][row["teacher"]] <= row["ratios"][ADVISED]
 
 
-def test_the_rule_under_it_is_advised_for_the_machine(tmp_path: Path) -> None:
-    policy = build_universal(CONFIG, tmp_path).policy
+def test_the_rule_under_it_is_advised_for_the_machine(built: tuple[Path, Built]) -> None:
+    policy = built[1].policy
     assert policy.advice is not None
     for machine in MACHINES:
         bound = policy.on(machine)
