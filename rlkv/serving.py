@@ -55,8 +55,6 @@ def serve(
     """
     background: list[Background] = []
     with ExitStack() as stack:
-        # Until there is something to stop, SIGTERM is what SIGINT is: what has started is stopped.
-        _take(signal.SIGTERM, signal.default_int_handler, stack)
         if url is None:
             own = stack.enter_context(OwnValkey(data_dir))
             url = own.url

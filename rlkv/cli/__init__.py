@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from rlkv_engine.errors import RlkvError
@@ -15,9 +17,6 @@ INTERRUPTED = 130
 
 def main() -> NoReturn:
     """Runs the command line and exits: 0 done, 1 failed, 2 unusable input, 130 interrupted."""
-    if threading.current_thread() is threading.main_thread():
-        # As Ctrl-C: what has started, worker processes above all, is stopped too.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         try:
             from rlkv.cli.app import run_app
@@ -25,9 +24,23 @@ def main() -> NoReturn:
             if error.name not in ("typer", "rich"):
                 raise
             sys.exit(f"error: the command line needs {error.name}: pip install 'rlkv[train]'")
-        sys.exit(run_app())
+        with _sigterm_interrupts():
+            sys.exit(run_app())
     except RlkvError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    # As Ctrl-C: what has started, worker processes above all, is stopped too.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -135,11 +135,9 @@ def test_being_terminated_is_being_interrupted(
 
     monkeypatch.setattr("rlkv.cli.profiles.load_profile", end)
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert run(capsys, "profiles", "list") == (130, "", "")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    assert run(capsys, "profiles", "list") == (130, "", "")
     assert stopped
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_runs_as_a_module() -> None:
