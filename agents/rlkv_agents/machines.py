@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -31,21 +32,18 @@ def suite_machines() -> list[Scenario]:
 def random_machines(num_machines: int, seed: int) -> list[Scenario]:
     """Machines between the suite's and beyond them, every workload in turn."""
     each = -(-num_machines // len(WORKLOADS))
+    lowest, highest = zip(np.log(HOST_FACTORS), np.log(LINK_FACTORS), LOADS, strict=True)
     # A low-discrepancy sequence for each workload: a few independent draws leave gaps.
     points = [
-        qmc.Halton(3, rng=np.random.default_rng([seed, i])).random(each)
+        qmc.scale(qmc.Halton(3, rng=np.random.default_rng([seed, i])).random(each), lowest, highest)
         for i in range(len(WORKLOADS))
     ]
     machines = []
     for index in range(num_machines):
         number, workload = divmod(index, len(WORKLOADS))
         knee = KNEES[WORKLOADS[workload]]
-        point = points[workload][number]
-        host, link = (
-            float(np.exp(np.interp(where, (0.0, 1.0), np.log(bounds))))
-            for where, bounds in zip(point, (HOST_FACTORS, LINK_FACTORS), strict=False)
-        )
-        load = float(np.interp(point[2], (0.0, 1.0), LOADS))
+        log_host, log_link, load = points[workload][number].tolist()
+        host, link = math.exp(log_host), math.exp(log_link)
         machines.append(
             Scenario(
                 f"random-{seed}-{index}",

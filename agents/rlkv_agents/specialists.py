@@ -84,6 +84,12 @@ def learn_specialist(
     return {"score": best_score, "form": best_form, "curves": curves}
 
 
+def specialist_on(machine: Scenario, name: str, folder: Path, advised: AgentPolicy) -> AgentPolicy:
+    """The specialist that was learnt on the machine ``name``, as it is used on another."""
+    policy = load_bundle(folder).policy
+    return policy if name == machine.name else carried(policy, advised)
+
+
 def carried(policy: AgentPolicy, advised: AgentPolicy) -> AgentPolicy:
     """A specialist on another machine: with the rule that is advised there, and wherever it is.
 
@@ -110,8 +116,7 @@ def choose_teacher(
     traces = validation_traces(machine, NUM_TRACES)
     known = {ADVISED: advised, TUNED: AgentPolicy(TUNED, tuned)}
     for name, folder in specialists:
-        policy = load_bundle(folder).policy
-        known[name] = policy if name == machine.name else carried(policy, advised)
+        known[name] = specialist_on(machine, name, folder, advised)
     latency = {name: validation_latency_s(machine, each, traces) for name, each in known.items()}
     scores = {
         name: caution_score(each, latency[ADVISED])

@@ -30,9 +30,9 @@ from rlkv_agents.specialists import (
     ADVISED,
     TUNED,
     Training,
-    carried,
     choose_teacher,
     learn_specialist,
+    specialist_on,
 )
 from rlkv_agents.suite import TRAINED, Setting, scenario_digest, through_cache, tune_settings
 from rlkv_agents.train import OnProgress, counter
@@ -167,10 +167,10 @@ def _choose_teachers(
 
 
 def _teacher(machine: Scenario, start: AgentPolicy, name: str, folder: Path) -> AgentPolicy:
+    advised = start.on(machine)
     if name == ADVISED:
-        return start.on(machine)
-    policy = load_bundle(folder / SPECIALISTS / name).policy
-    return policy if name == machine.name else carried(policy, start.on(machine))
+        return advised
+    return specialist_on(machine, name, folder / SPECIALISTS / name, advised)
 
 
 def _identity(machine: Scenario, start: AgentPolicy) -> str:
