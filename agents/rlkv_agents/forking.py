@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_agents import side_by_side
 from rlkv_agents.policy import NUM_VERBS, AgentPolicy
 from rlkv_engine.config import EngineConfig
-from rlkv_engine.jit import jit
+from rlkv_engine.jit import jit, jit_run
 from rlkv_engine.layout import build_state, grow_slots, reset_engine
 from rlkv_engine.loop import DECIDE, FULL, Policy, run_policy, run_to_decision
 from rlkv_engine.memory import swap_is_legal
@@ -101,7 +102,7 @@ def _branch_cost(stack: State, policy: Policy, verb: int, horizon_s: float) -> f
     return st.f[COST] - st.f[ACTIVE_WEIGHT] * late - start
 
 
-@jit
+@jit_run
 def follow(
     stack: State,
     policy: Policy,
@@ -162,40 +163,46 @@ def fork_rollouts(
     ask_call: bool = False,
 ) -> tuple[Forks, int]:
     """Forked decisions of a policy on several traces, and the decisions met on the way."""
-    policy, table = policy.on(scenario), policy.table(scenario)
-    stack = build_state(
-        scenario.profile,
-        traces,
-        table,
-        policy.rule.params(table),
-        EngineConfig(ask_call=ask_call),
-        num_engines=2,
-        num_slots=128,
-        keep_latencies=False,
-    )
-    compiled = policy.compiled()
-    parts, num_decisions, first_session = [], 0, 0
-    expected = 0.0
-    for trace in traces:
-        forks = empty_forks(forks_per_trace)
-        # Decisions cannot be counted in advance: the first trace is forked more thinly.
-        ratio = min(1.0, forks_per_trace / expected) if expected else 0.05
-        uniforms = rng.random(65536)
-        done = np.zeros(2, np.int64)
-        reset_engine(stack, 0, first_session, trace)
-        while follow(stack, compiled, uniforms, ratio, horizon_s, forks, done) == FULL:
-            stack = grow_slots(stack)
-        k = int(done[1])
-        parts.append(
-            Forks(forks.observation[:k], forks.mask[:k], forks.probability[:k], forks.cost[:k])
+    policy = policy.on(scenario)
+    uniforms = [rng.random(65536) for _ in traces]
+    empty = empty_forks(0)
+
+    def run(trace: Trace, numbers: NDArray[np.float64], ratio: float, forks: Forks) -> list[int]:
+        # A stack and scratch of its own: traces run side by side.
+        table = policy.table(scenario)
+        stack = build_state(
+            scenario.profile,
+            [trace],
+            table,
+            policy.rule.params(table),
+            EngineConfig(ask_call=ask_call),
+            num_engines=2,
+            num_slots=128,
+            keep_latencies=False,
         )
-        num_decisions += int(done[0])
-        expected = max(float(done[0]), 1.0)
-        first_session += trace.num_sessions
-    forks = Forks(
+        reset_engine(stack, 0, 0, trace)
+        compiled, done = policy.compiled(), np.zeros(2, np.int64)
+        while follow(stack, compiled, numbers, ratio, horizon_s, forks, done) == FULL:
+            stack = grow_slots(stack)
+        return done.tolist()
+
+    def count(i: int) -> int:
+        return run(traces[i], uniforms[i], 0.0, empty)[0]
+
+    def fork(i: int) -> Forks:
+        # As thinly as the decisions of the trace before ask for; before the first there is none.
+        ratio = min(1.0, forks_per_trace / max(met[i - 1], 1)) if i else 0.05
+        forks = empty_forks(forks_per_trace)
+        _, k = run(traces[i], uniforms[i], ratio, forks)
+        return Forks(forks.observation[:k], forks.mask[:k], forks.probability[:k], forks.cost[:k])
+
+    # Without branches a trace takes a moment, and meets the same decisions.
+    met = list(side_by_side.each(count, range(len(traces))))
+    parts = list(side_by_side.each(fork, range(len(traces))))
+    together = Forks(
         np.concatenate([part.observation for part in parts]),
         np.concatenate([part.mask for part in parts]),
         np.concatenate([part.probability for part in parts]),
         np.concatenate([part.cost for part in parts]),
     )
-    return forks, num_decisions
+    return together, sum(met)

@@ -45,6 +45,12 @@ class Learner(ABC):
     def run_round(self, number: int) -> dict[str, float]:
         """One round of rollouts and updates; metrics under SB3's names, with the steps so far."""
 
+    def judge(self, score: float) -> None:  # noqa: B027
+        """Hears of a snapshot's validation: its score less the start's, below 0 where it is better.
+
+        Most do not mind.
+        """
+
     @abstractmethod
     def weights(self) -> Sequence[NDArray[np.float64]]:
         """The actor as ``AgentPolicy.weights``."""

@@ -59,6 +59,7 @@ def learning_curve(
         latency = validation_latency_s(scenario, learner.policy(LEARNED), traces)
         steps = int(metrics["time/total_timesteps"])
         score = caution_score(latency, base)
+        learner.judge(score)
         curve.append(curve_point(steps, time.process_time() - since, latency, score))
         on_point(curve[-1])
     best = min(range(len(curve)), key=lambda i: curve[i]["score"])

@@ -191,7 +191,7 @@ def train(
     assert progress.ordered_rule is not None
     ordered = AgentPolicy(ORDERED, make_rule(START_RULE, progress.ordered_rule))
     learner = recipe(scenario, ordered.rule, config.seed)
-    num_steps = _steps_of_order(progress)
+    num_steps, start_score = _end_of_order(progress)
     if progress.rounds_done:
         _restore(learner, state, folder)
     on_progress("train", progress.rounds_done, num_rounds)
@@ -203,6 +203,7 @@ def train(
             policy = learner.policy(LEARNED)
             latency = validation_latency_s(scenario, policy, traces)
             score = caution_score(latency, base)
+            learner.judge(score - start_score)
             progress.cpu_s += time.process_time() - since
             since = time.process_time()
             steps = num_steps + int(metrics["time/total_timesteps"])
@@ -246,8 +247,10 @@ def _learn_order(
     progress.ordered_rule = constants_of(found.rule)
 
 
-def _steps_of_order(progress: Progress) -> int:
-    return max(p["steps"] for p in progress.curve if p.get("form", ORDER_FORM) == ORDER_FORM)
+def _end_of_order(progress: Progress) -> tuple[int, float]:
+    # Steps, and the score of what was kept.
+    points = [p for p in progress.curve if p.get("form", ORDER_FORM) == ORDER_FORM]
+    return max(p["steps"] for p in points), min(p["score"] for p in points)
 
 
 def run_settings(scenario: Scenario, recipe: str, seed: int) -> dict[str, Any]:

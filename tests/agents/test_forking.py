@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rlkv_agents import side_by_side
 from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.forking import Forks, empty_forks, follow, fork_rollouts
 from rlkv_agents.house_rule import House
@@ -204,6 +205,23 @@ def test_rollouts_over_several_traces() -> None:
     again, other = rollouts(0), rollouts(1)
     np.testing.assert_array_equal(forks.cost, again[0].cost)
     assert forks.cost.shape != other[0].cost.shape or (forks.cost != other[0].cost).any()
+
+
+def test_traces_side_by_side_are_forked_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = [SCENARIO.trace(seed, "train") for seed in range(4)]
+    found = []
+    for num_threads in (1, 4):
+        monkeypatch.setattr(side_by_side, "_num_threads", num_threads)
+        found.append(
+            fork_rollouts(
+                SCENARIO, POLICY, traces, forks_per_trace=20, horizon_s=HORIZON_S,
+                rng=np.random.default_rng(0),
+            )
+        )  # fmt: skip
+    (one, num_one), (other, num_other) = found
+    assert num_one == num_other
+    for name, array in one._asdict().items():
+        np.testing.assert_array_equal(array, getattr(other, name), err_msg=name)
 
 
 def test_where_memory_never_runs_short_there_is_nothing_to_learn() -> None:
