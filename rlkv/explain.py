@@ -48,9 +48,8 @@ def num_explain_steps(policy: AgentPolicy, num_seeds: int, every_depth: bool = T
     if kind_of(policy) == TREES:
         return 1 + (rules + 1) * num_seeds
     settings = DistilSettings()
-    depths = len(settings.depths)
-    compared = rules + 1 + (depths if every_depth else 1)
-    return 1 + num_steps(settings) + 2 + depths + compared * num_seeds
+    compared = rules + 1 + (len(settings.depths) if every_depth else 1)
+    return 1 + num_steps(settings) + compared * num_seeds
 
 
 def explain(

@@ -41,59 +41,58 @@ class DistilSettings:
     num_per_trace: int = 4000
 
 
-def num_steps(settings: DistilSettings, num_teachers: int = 1) -> int:
-    """How often ``distil`` calls ``on_step``."""
-    return (1 + len(settings.depths) * (settings.num_passes - 1)) * num_teachers
+def num_steps(settings: DistilSettings) -> int:
+    """How often ``distil_one`` calls ``on_step``."""
+    depths, passes = len(settings.depths), settings.num_passes
+    watched = 1 + depths * (passes - 1)
+    return watched + 2 + depths * passes  # and validations: of the rule, the teacher, the students
 
 
 def distil(
-    teachers: Sequence[Teacher],
+    teacher: Teacher,
     seed: int,
-    settings: DistilSettings | None = None,
+    settings: DistilSettings,
     on_step: Callable[[], None] = lambda: None,
-) -> dict[int, AgentPolicy]:
-    """A policy of trees for each depth, with name, rule and trained range of the first teacher.
+) -> dict[int, list[AgentPolicy]]:
+    """A policy of trees after each pass, by depth; with the teacher's name, rule and range.
 
-    A decision point at which no teacher departs from its rule gets no tree: the rule answers.
+    A decision point at which the teacher does not depart from its rule gets no tree: the rule
+    answers.
     """
-    settings = settings or DistilSettings()
-    start = replace(teachers[0].policy, weights=None, prior=0.0, trees=no_trees())
+    start = replace(teacher.policy, weights=None, prior=0.0, trees=no_trees())
 
-    def watch(student: AgentPolicy, number: int) -> list[_Lesson]:
-        lessons = []
-        for index, teacher in enumerate(teachers):
-            demos = demonstrate(
-                teacher,
-                student,
-                _traces(teacher.scenario, seed, index, number, settings),
-                obey_teacher=number == 0,
-                num_per_trace=settings.num_per_trace,
-                rng=np.random.default_rng([seed, 2, number, index]),
-            )
-            lessons.append((demos, importance(teacher.policy, demos)))
-            on_step()
-        return lessons
+    def watch(student: AgentPolicy, number: int) -> _Lesson:
+        demos = demonstrate(
+            teacher,
+            student,
+            _traces(teacher.scenario, seed, number, settings),
+            obey_teacher=number == 0,
+            num_per_trace=settings.num_per_trace,
+            rng=np.random.default_rng([seed, 2, number, 0]),
+        )
+        on_step()
+        return demos, importance(teacher.policy, demos)
 
     on_own_path = watch(start, 0)
     students = {}
     for depth in settings.depths:
-        lessons = on_own_path
-        student = replace(start, trees=_fit(lessons, depth, len(teachers)))
+        lessons = [on_own_path]
+        passes = [replace(start, trees=_fit(lessons, depth))]
         for number in range(1, settings.num_passes):
-            lessons = lessons + watch(student, number)
-            student = replace(start, trees=_fit(lessons, depth, len(teachers)))
-        students[depth] = student
+            lessons.append(watch(passes[-1], number))
+            passes.append(replace(start, trees=_fit(lessons, depth)))
+        students[depth] = passes
     return students
 
 
-def _fit(lessons: Sequence[_Lesson], depth: int, num_machines: int) -> Trees:
+def _fit(lessons: Sequence[_Lesson], depth: int) -> Trees:
     demos, weights = zip(*lessons, strict=True)
-    return fit_trees(join(demos), np.concatenate(weights), depth, num_machines)
+    return fit_trees(join(demos), np.concatenate(weights), depth)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distilled:
-    """Trees of each depth, and the depth that validated best."""
+    """Trees of each depth, from the pass that validated best, and the best depth."""
 
     students: dict[int, AgentPolicy]
     depth: int
@@ -119,30 +118,42 @@ def distil_one(
     on_step: Callable[[], None] = lambda: None,
     settings: DistilSettings | None = None,
 ) -> Distilled:
-    """Distil a policy for one scenario and choose the depth on validation traces.
+    """Distil a policy for one scenario and choose pass and depth on validation traces.
 
-    ``on_step`` is called ``num_steps`` times, and once more for rule, teacher and each depth.
+    The last pass is not always the best: what a student is taught depends on where its own
+    mistakes led it, and from pass to pass the latency of a shallow tree may jump by a third.
+    ``on_step`` is called ``num_steps`` times.
     """
     settings = settings or DistilSettings()
-    students = distil([Teacher(scenario, teacher)], seed, settings, on_step)
     traces = validation_traces(scenario)
-    base_s = validation_latency_s(scenario, AgentPolicy("rule", teacher.rule), traces)
-    on_step()
-    named = {"teacher": teacher, **{f"depth {d}": student for d, student in students.items()}}
-    validation = {}
-    for name, policy in named.items():
-        latency_s = validation_latency_s(scenario, policy, traces)
-        validation[name] = {
-            "ratio": float(np.exp(np.log(latency_s / base_s).mean())),
-            "score": caution_score(latency_s, base_s),
-        }
+
+    def latency_s(policy: AgentPolicy) -> NDArray[np.float64]:
+        found = validation_latency_s(scenario, policy, traces)
         on_step()
+        return found
+
+    passes = distil(Teacher(scenario, teacher), seed, settings, on_step)
+    base_s = latency_s(AgentPolicy("rule", teacher.rule))
+    validation = {"teacher": _verdict(latency_s(teacher), base_s)}
+    students = {}
+    for depth, candidates in passes.items():
+        verdicts = [_verdict(latency_s(student), base_s) for student in candidates]
+        best = min(range(len(verdicts)), key=lambda i: verdicts[i]["score"])
+        students[depth] = candidates[best]
+        validation[f"depth {depth}"] = verdicts[best]
     chosen = min(students)
     for depth in sorted(students):
         gain = validation[f"depth {chosen}"]["score"] - validation[f"depth {depth}"]["score"]
         if gain > DEEPER_GAIN:
             chosen = depth
     return Distilled(students, chosen, validation)
+
+
+def _verdict(latency_s: NDArray[np.float64], base_s: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "ratio": float(np.exp(np.log(latency_s / base_s).mean())),
+        "score": caution_score(latency_s, base_s),
+    }
 
 
 def importance(teacher: AgentPolicy, demos: Demonstrations) -> NDArray[np.float64]:
@@ -160,9 +171,7 @@ def importance(teacher: AgentPolicy, demos: Demonstrations) -> NDArray[np.float6
     return weight / max(float(weight.mean()), 1e-12)
 
 
-def _traces(
-    scenario: Scenario, seed: int, index: int, number: int, settings: DistilSettings
-) -> list[Trace]:
+def _traces(scenario: Scenario, seed: int, number: int, settings: DistilSettings) -> list[Trace]:
     # Apart from those that the policy was trained on.
-    first = SEED_STRIDE * (seed + 1) + 700_000 + 1000 * index + 50 * number
+    first = SEED_STRIDE * (seed + 1) + 700_000 + 50 * number
     return [scenario.trace(first + i, "train") for i in range(settings.traces_per_pass)]

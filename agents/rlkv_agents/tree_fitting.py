@@ -21,18 +21,11 @@ from rlkv_engine.tree import AS_RULE, LEAF, NO_TREE, NUM_ANSWERS, NUM_POINTS, Tr
 
 #: On one machine these are functions of a feature that stays, or do not vary: left out, so that a
 #: tree asks the same thing in the same words.
-REDUNDANT_ON_ONE_MACHINE = frozenset(
+REDUNDANT = frozenset(
     {
         "point_call", "point_new", "point_resume", "point_grow", "host_size", "link_speed",
         "remaining_0.3s", "remaining_1s", "remaining_3s", "remaining_10s", "remaining_30s",
         "remaining_100s", "elapsed", "waited_1s", "recompute_pauses", "link_over_recompute",
-    }
-)  # fmt: skip
-#: Over several machines seconds and mean pauses differ, one of each is enough.
-REDUNDANT_ON_MANY = frozenset(
-    {
-        "point_call", "point_new", "point_resume", "point_grow",
-        "remaining_0.3s", "remaining_1s", "remaining_3s", "remaining_30s", "remaining_100s",
     }
 )  # fmt: skip
 #: A split stays if it wins at least this share of the weight.
@@ -51,19 +44,15 @@ class Node:
     children: tuple[Node, Node] | None = None
 
 
-def fit_trees(
-    demos: Demonstrations, weight: NDArray[np.float64], depth: int, num_machines: int = 1
-) -> Trees:
+def fit_trees(demos: Demonstrations, weight: NDArray[np.float64], depth: int) -> Trees:
     """A tree for each decision point at which the teacher departs from the rule.
 
     Args:
         demos: what the teacher answered.
         weight: of each demonstration, shape ``[num]``; those of weight 0 are not learnt from.
         depth: of every tree, at most.
-        num_machines: on how many machines the demonstrations were made.
     """
-    redundant = REDUNDANT_ON_ONE_MACHINE if num_machines == 1 else REDUNDANT_ON_MANY
-    columns = [i for i, feature in enumerate(FEATURES) if feature.name not in redundant]
+    columns = [i for i, feature in enumerate(FEATURES) if feature.name not in REDUNDANT]
     roots: list[Node | None] = []
     votes = _votes(demos, weight)
     for point in range(NUM_POINTS):

@@ -41,8 +41,9 @@ def test_a_threshold_is_found_again() -> None:
         nonlocal steps
         steps += 1
 
-    student = distil([Teacher(SCENARIO, TEACHER)], 0, SETTINGS, count)[2]
-    assert steps == num_steps(SETTINGS)
+    passes = distil(Teacher(SCENARIO, TEACHER), 0, SETTINGS, count)[2]
+    assert (len(passes), steps) == (SETTINGS.num_passes, SETTINGS.num_passes)
+    student = passes[-1]
     trees = student.trees
     assert trees is not None and student.weights is None
     assert [trees.root[point] == NO_TREE for point in range(4)] == [True, False, True, True]
@@ -62,7 +63,7 @@ def test_a_threshold_is_found_again() -> None:
 
 
 def test_one_seed_one_set_of_trees() -> None:
-    first, second = (distil([Teacher(SCENARIO, TEACHER)], 4, SETTINGS)[2] for _ in range(2))
+    first, second = (distil(Teacher(SCENARIO, TEACHER), 4, SETTINGS)[2][-1] for _ in range(2))
     assert first.trees is not None and second.trees is not None
     for ours, theirs in zip(first.trees, second.trees, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -70,7 +71,7 @@ def test_one_seed_one_set_of_trees() -> None:
 
 def test_a_rule_needs_no_trees() -> None:
     rule = AgentPolicy("rule", House())
-    student = distil([Teacher(SCENARIO, rule)], 0, SETTINGS)[2]
+    student = distil(Teacher(SCENARIO, rule), 0, SETTINGS)[2][-1]
     assert student.trees is not None and (student.trees.root == NO_TREE).all()
 
 
@@ -139,12 +140,35 @@ def test_the_depth_that_validates_best_is_chosen(monkeypatch: pytest.MonkeyPatch
     from rlkv_agents import distilling
 
     monkeypatch.setattr(distilling, "validation_traces", lambda s: [s.trace(0, "validation")])
-    found = distil_one(SCENARIO, TEACHER, 0, settings=replace(SETTINGS, depths=(1, 2)))
+    settings, steps = replace(SETTINGS, depths=(1, 2)), 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    found = distil_one(SCENARIO, TEACHER, 0, count, settings)
+    assert steps == num_steps(settings)
     assert set(found.validation) == {"teacher", "depth 1", "depth 2"}
     # One split is all there is: the deeper one is no better.
     assert found.depth == 1 and found.policy is found.students[1]
     worse = Distilled(found.students, 1, {"depth 1": {"ratio": 1.1, "score": 0.1}})
     assert not worse.is_safe
+
+
+def test_the_pass_that_validates_best_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlkv_agents import distilling
+
+    first, second, third = (replace(TEACHER, name=f"pass {number}") for number in range(3))
+    said = {"rule": 1.0, "learned": 0.5, "pass 0": 0.7, "pass 1": 0.6, "pass 2": 0.9}
+    monkeypatch.setattr(distilling, "distil", lambda *args: {2: [first, second, third]})
+    monkeypatch.setattr(
+        distilling,
+        "validation_latency_s",
+        lambda scenario, policy, traces: np.full(2, said[policy.name]),
+    )
+    found = distil_one(SCENARIO, replace(TEACHER, name="learned"), 0, settings=SETTINGS)
+    assert found.policy is second
+    assert found.validation["depth 2"]["ratio"] == pytest.approx(0.6)
 
 
 def test_shares_of_departures() -> None:
