@@ -12,12 +12,12 @@ from rlkv.provenance import commit, machine
 from rlkv_agents.checkpoint import CurvePoint
 from rlkv_agents.learning_curve import learning_curve
 from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.run_settings import run_settings
 from rlkv_agents.train import (
     RECIPES,
     START_RULE,
     VALIDATE_EVERY,
     OnProgress,
-    run_settings,
     tune_all,
     tuned_policies,
 )

@@ -57,7 +57,7 @@ class LearntOrder:
     """The rule with the order that was kept."""
 
     rule: House
-    score: float  #: on validation traces, 0: the order it started at
+    score: float  #: on validation traces
     curve: Sequence[OrderPoint]
 
 
@@ -68,6 +68,7 @@ def learn_order(
     seed: int = 0,
     settings: OrderSettings | None = None,
     on_generation: Callable[[], None] = lambda: None,
+    base_s: NDArray[np.float64] | None = None,
 ) -> LearntOrder:
     """The order of victims that goes with a policy on a scenario.
 
@@ -78,16 +79,21 @@ def learn_order(
         seed: of noise and traces; the same seed gives the same order.
         settings: of the search.
         on_generation: called after each.
+        base_s: latency of each validation trace that scores are against; None: that of ``start``.
     """
     import torch
 
     settings = settings or OrderSettings()
     rule = start.rule
     assert isinstance(rule, House)
-    base = validation_latency_s(scenario, start, validation)
+    start_s = validation_latency_s(scenario, start, validation)
+    best, best_score = rule, 0.0
+    if base_s is None:
+        base_s = start_s
+    else:
+        best_score = caution_score(start_s, base_s)
     centre = torch.nn.Parameter(torch.as_tensor(rule.order, dtype=torch.float32))
     optimizer = torch.optim.Adam([centre], lr=settings.learning_rate, betas=(0.8, 0.95))
-    best, best_score = rule, 0.0
     curve: list[OrderPoint] = []
     num_decisions = 0
     since = time.process_time()
@@ -114,7 +120,7 @@ def learn_order(
         # Where the last steps went on average is steadier than where the last one did.
         found = rule.with_order(np.mean(path[len(path) // 2 :], axis=0))
         latency = validation_latency_s(scenario, replace(start, rule=found), validation)
-        score = caution_score(latency, base)
+        score = caution_score(latency, base_s)
         curve.append(OrderPoint(num_decisions, time.process_time() - since, latency, score))
         if score < best_score:
             best, best_score = found, score

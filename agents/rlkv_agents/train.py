@@ -1,17 +1,22 @@
-"""`rlkv train`: tune the rules, start at the house rule, learn an order of victims, then verbs."""
+"""`rlkv train`: tune the rules, start at the house rule, learn an order of victims, then verbs.
+
+A bundle that was trained elsewhere may help: its orders are tried before another is learnt, and it
+is itself a candidate.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_agents.bundle import Bundle
 from rlkv_agents.checkpoint import (
     PROGRESS_FILE,
     CurvePoint,
@@ -24,6 +29,7 @@ from rlkv_agents.learner import Learner
 from rlkv_agents.order_learning import OrderSettings, learn_order
 from rlkv_agents.policy import AgentPolicy, from_tensors, to_tensors
 from rlkv_agents.rules import RULES, constants_of, make_rule
+from rlkv_agents.run_settings import run_settings
 from rlkv_agents.tune import (
     NUM_VALIDATION,
     caution_score,
@@ -32,6 +38,7 @@ from rlkv_agents.tune import (
     validation_latency_s,
     validation_traces,
 )
+from rlkv_agents.warm_start import check_warm_start, take_over
 from rlkv_engine.errors import InputError
 from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario
@@ -43,12 +50,13 @@ LEARNED = "learned"
 ORDERED = "learned-order"
 #: Rounds between two validations.
 VALIDATE_EVERY = 2
-#: Generations of an order unless a run says otherwise.
+#: Generations of an order unless a run says otherwise; with a bundle's orders to start at half as
+#: many do.
 DEFAULT_ORDER_ROUNDS = OrderSettings().generations
-#: What points of a curve are of that were validated while the order was learnt.
-ORDER_FORM = "order"
-#: The best snapshot's prior, among its tensors in a checkpoint.
-PRIOR = "prior"
+#: What points of a curve are of: the order while it was learnt, and the bundle of a warm start.
+ORDER_FORM, BUNDLE_FORM = "order", "bundle"
+#: Of the best snapshot, among its tensors in a checkpoint.
+PRIOR, MIN_CONFIDENCE = "prior", "min_confidence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +160,16 @@ def train(
     config: TrainConfig,
     folder: Path,
     *,
+    warm_start: Bundle | None = None,
     resume: bool = False,
     on_progress: OnProgress = lambda stage, done, total: None,
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainResult:
     """Train a policy for a scenario, with a checkpoint in ``folder`` after every validation.
 
-    The house rule is tuned, an order of victims is learnt for it, and from there the verbs.
+    The house rule is tuned, an order of victims is learnt for it, and from there the verbs. With
+    ``warm_start`` the order is learnt from the best of that bundle's, and its policy is a
+    candidate.
     Snapshots are judged on paired validation traces by their mean log ratio to the start, plus half
     a standard error; the start itself is a candidate, so what is kept is never worse there.
     ``on_checkpoint`` hears of every checkpoint of this run, the one it resumes from included.
@@ -167,8 +178,10 @@ def train(
         InputError: nothing to resume, a session that no trace of this machine can hold, or the
             folder cannot be written.
     """
-    settings = run_settings(scenario, config.recipe, config.seed)
+    settings = run_settings(scenario, config.recipe, config.seed, warm_start)
     recipe = RECIPES[config.recipe]()
+    if warm_start is not None:
+        check_warm_start(warm_start.policy)
     state: dict[str, NDArray[Any]] = {}
     best: dict[str, NDArray[np.float32]] = {}
     if resume:
@@ -187,7 +200,10 @@ def train(
     base = validation_latency_s(scenario, start, traces)
     if progress.ordered_rule is None:
         progress.curve.append(curve_point(0, 0.0, base, 0.0))
-        _learn_order(scenario, start, traces, config, progress, on_progress)
+        candidate = _learn_order(
+            scenario, start, traces, base, config, warm_start, progress, on_progress
+        )
+        best = {} if candidate is None else _kept(candidate, progress)
     assert progress.ordered_rule is not None
     ordered = AgentPolicy(ORDERED, make_rule(START_RULE, progress.ordered_rule))
     learner = recipe(scenario, ordered.rule, config.seed)
@@ -211,8 +227,7 @@ def train(
             progress.curve.append(point | {"form": learner.form})
             if score < progress.best_score:
                 progress.best_score, progress.best_round = score, progress.rounds_done
-                progress.best_rule = constants_of(policy.rule)
-                best = to_tensors(policy) | {PRIOR: np.array([policy.prior], np.float32)}
+                best = _kept(policy, progress)
             save_checkpoint(folder, progress, learner.tensors(), best)
             on_checkpoint(progress)
         on_progress("train", progress.rounds_done, num_rounds)
@@ -222,68 +237,63 @@ def train(
     policy = replace(ordered, name=LEARNED)
     if best:
         rule = make_rule(START_RULE, progress.best_rule)
-        policy = from_tensors(LEARNED, rule, float(best[PRIOR][0]), best)
+        prior, confidence = (float(best[name][0]) for name in (PRIOR, MIN_CONFIDENCE))
+        policy = from_tensors(LEARNED, rule, prior, best, confidence)
     return TrainResult(policy, start, ordered, progress, rules)
+
+
+def _kept(policy: AgentPolicy, progress: Progress) -> dict[str, NDArray[np.float32]]:
+    # The tensors of the best so far; its rule is noted in `progress`.
+    progress.best_rule = constants_of(policy.rule)
+    numbers = {PRIOR: policy.prior, MIN_CONFIDENCE: policy.min_confidence}
+    return to_tensors(policy) | {k: np.array([v], np.float32) for k, v in numbers.items()}
 
 
 def _learn_order(
     scenario: Scenario,
     start: AgentPolicy,
     traces: Sequence[Trace],
+    base_s: NDArray[np.float64],
     config: TrainConfig,
+    warm_start: Bundle | None,
     progress: Progress,
     on_progress: OnProgress,
-) -> None:
-    # Notes what was found in `progress`: the rule's constants, and points of the curve.
+) -> AgentPolicy | None:
+    # Notes what was found in `progress`: the rule's constants, and points of the curve. Returns the
+    # bundle's policy where it is better than the rule with any order.
     num = DEFAULT_ORDER_ROUNDS if config.order_rounds is None else config.order_rounds
+    since = time.process_time()
+    candidate, candidate_score = None, 0.0
+    if warm_start is not None:
+        given = take_over(
+            scenario, start, warm_start.policy, traces, base_s, config.seed, num > 0,
+            partial(counter, on_progress, "warm start"),
+        )  # fmt: skip
+        start, candidate = given.start, given.candidate
+        candidate_score = caution_score(given.candidate_s, base_s)
+        for latency_s, form in ((given.candidate_s, BUNDLE_FORM), (given.start_s, ORDER_FORM)):
+            score, cpu_s = caution_score(latency_s, base_s), time.process_time() - since
+            progress.curve.append(curve_point(0, cpu_s, latency_s, score) | {"form": form})
+        if config.order_rounds is None:
+            num //= 2
     settings = OrderSettings(generations=num)
     count = counter(on_progress, "order", num) if num else lambda: None
-    found = learn_order(scenario, start, traces, config.seed, settings, count)
+    warm_s = time.process_time() - since
+    found = learn_order(scenario, start, traces, config.seed, settings, count, base_s)
     for point in found.curve:
-        at = curve_point(point.num_decisions, point.cpu_s, point.latency_s, point.score)
+        cpu_s = warm_s + point.cpu_s
+        at = curve_point(point.num_decisions, cpu_s, point.latency_s, point.score)
         progress.curve.append(at | {"form": ORDER_FORM})
-        progress.cpu_s = point.cpu_s
-    progress.best_score = found.score
+    progress.cpu_s = progress.curve[-1]["cpu_s"]
+    progress.best_score = min(found.score, candidate_score)
     progress.ordered_rule = constants_of(found.rule)
+    return candidate if candidate_score < found.score else None
 
 
 def _end_of_order(progress: Progress) -> tuple[int, float]:
     # Steps, and the score of what was kept.
     points = [p for p in progress.curve if p.get("form", ORDER_FORM) == ORDER_FORM]
     return max(p["steps"] for p in points), min(p["score"] for p in points)
-
-
-def run_settings(scenario: Scenario, recipe: str, seed: int) -> dict[str, Any]:
-    """What a run is told apart by: one is only resumed by another that asks for the same."""
-    return {
-        "scenario": scenario.name,
-        "profile": scenario.profile.name,
-        "workload": scenario.workload.name,
-        "rate_per_s": scenario.rate_per_s,
-        "num_sessions": scenario.num_sessions,
-        "recipe": recipe,
-        "seed": seed,
-        # A name may come to stand for other numbers: a TOML or a trace that was edited.
-        "profile_sha256": _profile_sha256(scenario),
-        "sessions_sha256": _sessions_sha256(scenario),
-    }
-
-
-def _profile_sha256(scenario: Scenario) -> str:
-    numbers = [
-        (spec.name, getattr(scenario.profile, spec.name))
-        for spec in fields(scenario.profile)
-        if "unit" in spec.metadata
-    ]
-    return hashlib.sha256(repr(numbers).encode()).hexdigest()[:12]
-
-
-def _sessions_sha256(scenario: Scenario) -> str:
-    trace = scenario.trace(0, "validation")
-    digest = hashlib.sha256()
-    for array in (trace.arrival_s, trace.input_tokens, trace.output_tokens, trace.pause_s):
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _resumed(

@@ -24,6 +24,7 @@ from rlkv.cli.scenario_options import (
     check_seeds,
     scenario_inputs,
 )
+from rlkv_agents.shipped import UNIVERSAL, bundle_folder
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,6 +93,14 @@ def train_command(
             " worse than the rule.",
         ),
     ] = False,
+    warm_start: Annotated[
+        str,
+        typer.Option(
+            help="A bundle that was trained elsewhere: its orders of victims are tried before"
+            " another is learnt, and its policy is a candidate. `universal` comes with rlkv;"
+            " `none`: everything is learnt from the rule."
+        ),
+    ] = UNIVERSAL,
     out: Annotated[Path, typer.Option(help="Folder of bundle, record and report.")] = DEFAULT_OUT,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
     references: Annotated[
@@ -110,6 +119,7 @@ def train_command(
     from rlkv.cli.progress import progress_bars
     from rlkv.cli.trained_trees import explain_training, why_no_trees
     from rlkv.report.write import write_report
+    from rlkv_agents.bundle import load_bundle
     from rlkv_agents.train import TrainConfig, train
 
     torch.set_num_threads(1)
@@ -123,6 +133,7 @@ def train_command(
     check_seeds(seeds)
     built.check_fits("test", range(seeds))
     check_writable(out)
+    bundle = None if warm_start == "none" else load_bundle(bundle_folder(warm_start))
     saved = 0
 
     def note(progress: Progress) -> None:
@@ -135,6 +146,7 @@ def train_command(
                 built,
                 config,
                 out / CHECKPOINT,
+                warm_start=bundle,
                 resume=resume,
                 on_progress=on_progress,
                 on_checkpoint=note,

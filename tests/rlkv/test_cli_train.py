@@ -121,7 +121,7 @@ def test_it_can_be_resumed_to_more_rounds(
     assert code == 0
     record = json.loads(printed)
     # The start, the order, and the verbs after two rounds and after four.
-    assert len(record["learning_curve"]) == 4
+    assert len(record["learning_curve"]) == 6
     assert record["policies"] == json.loads((out / "record.json").read_text())["policies"]
     assert run(capsys, *options, "--rounds", 4, "--out", tmp_path / "whole")[0] == 0
     for name in ("checkpoint/4.state.safetensors", "bundle/weights.safetensors"):
@@ -260,6 +260,7 @@ def test_interrupted_from_on_progress_too(
         (["--recipe", "nope"], "unknown recipe 'nope': one of forked-ppo, ppo"),
         (["--seed", "-1"], "seed must be 0 or more, got -1"),
         (["--rounds", "0"], "rounds must be 1 or more, got 0"),
+        (["--warm-start", "nowhere"], "nowhere/bundle.json"),
         (["--seeds", "0"], "--seeds must be 1 to 10000, got 0"),
         (["--seeds", "-3"], "--seeds must be 1 to 10000, got -3"),
         (["--sessions", "0"], "at least 1 session, got 0"),

@@ -14,7 +14,8 @@ from rlkv_agents.es_learner import EvolutionLearner, EvolutionSettings
 from rlkv_agents.gae_learner import GaeLearner
 from rlkv_agents.house_rule import House
 from rlkv_agents.policy import AgentPolicy
-from rlkv_agents.train import RECIPES, run_settings
+from rlkv_agents.run_settings import run_settings
+from rlkv_agents.train import RECIPES
 from rlkv_envs.scenario import load_scenario
 from rlkv_envs.traces.whole_file import write_files
 from tests.rlkv.command_line import make_quick, run
