@@ -11,17 +11,24 @@ from rlkv.experiment import RECORD_VERSION, record_head
 from rlkv.provenance import command, commit, machine
 from rlkv.report.record import FILE_NAME, check_record
 from rlkv.report.suite_picture import draw_suite_picture
-from rlkv.suite_tables import ablation_markdown, suite_markdown, sustained_markdown
+from rlkv.suite_tables import (
+    ablation_markdown,
+    suite_markdown,
+    sustained_markdown,
+    training_markdown,
+)
 from rlkv_agents.ablation import FULL
 from rlkv_agents.contestants import REFERENCE, Contestant
 from rlkv_agents.rules import constants_of
 from rlkv_agents.suite import Evaluation
 from rlkv_agents.suite_regret import ratio_of_means, suite_regret
+from rlkv_agents.train import LEARNED, ORDERED
 from rlkv_envs.traces.whole_file import write_files
 
 PICTURE_NAME, TABLES_NAME = "suite.png", "suite.md"
 KNEES_NAME, KNEES_TABLE_NAME = "knees.json", "knees.md"
 ABLATION_NAME, MECHANISMS_NAME = "ablation.json", "mechanisms.md"
+TRAINING_NAME, TRAINING_TABLE_NAME = "training.json", "training.md"
 
 
 def suite_record(
@@ -113,6 +120,41 @@ def write_knees(record: dict[str, Any], folder: Path) -> None:
     files = {
         KNEES_TABLE_NAME: sustained_markdown(record).encode(),
         KNEES_NAME: (json.dumps(record, indent=1) + "\n").encode(),
+    }
+    write_files(folder, files)
+
+
+def training_record(
+    found: Mapping[tuple[str, ...], Mapping[str, Any]], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """What ``train_contest.train_all`` found, as ratios to the tuned rule, with its origin.
+
+    ``machines``: scenario -> warm start -> training seed -> ``learned`` and ``learned-order``
+    (``ratio`` and ``ci95``), ``learned_by``, ``cpu_s`` and ``mean_by_seed_s``.
+    """
+    machines: dict[str, Any] = {}
+    for (scenario, warm_start, train_seed), each in found.items():
+        latency_s = each["mean_by_seed_s"]
+        machines.setdefault(scenario, {}).setdefault(warm_start, {})[train_seed] = {
+            name: ratio_of_means(latency_s[name], latency_s[REFERENCE])
+            for name in (LEARNED, ORDERED)
+        } | dict(each)
+    return {
+        "version": RECORD_VERSION,
+        "split": "test",
+        "seeds": list(seeds),
+        "machines": machines,
+        "commit": commit(),
+        "command": command(),
+        "machine": machine(),
+    }
+
+
+def write_training(record: dict[str, Any], folder: Path) -> None:
+    """Writes the record and its table as Markdown."""
+    files = {
+        TRAINING_TABLE_NAME: training_markdown(record).encode(),
+        TRAINING_NAME: (json.dumps(record, indent=1) + "\n").encode(),
     }
     write_files(folder, files)
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
@@ -42,6 +43,16 @@ def source_digest() -> str:
     for package in (rlkv_engine, rlkv_envs):
         for suffix in ("py", "toml"):
             files += sorted(Path(str(package.__file__)).parent.rglob(f"*.{suffix}"))
+    return _files_digest(files)
+
+
+@cache
+def package_digest(package: ModuleType) -> str:
+    """SHA-256 of the sources of a package, without those below its subpackages."""
+    return _files_digest(sorted(Path(str(package.__file__)).parent.glob("*.py")))
+
+
+def _files_digest(files: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for file in files:
         total.update(file.read_bytes())

@@ -68,6 +68,8 @@ class TrainConfig:
     num_rounds: int | None = None  #: None: the recipe's own
     #: Generations in which the order of victims is learnt; 0: it stays by expected remainder.
     order_rounds: int | None = None
+    #: That are tuned, the start rule among them; None: all, so that they can be compared.
+    rules: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raises ``InputError`` for an unknown recipe or numbers that cannot be."""
@@ -79,6 +81,8 @@ class TrainConfig:
             raise InputError(f"rounds must be 1 or more, got {self.num_rounds}")
         if self.order_rounds is not None and self.order_rounds < 0:
             raise InputError(f"order rounds must be 0 or more, got {self.order_rounds}")
+        if self.rules is not None and START_RULE not in self.rules:
+            raise InputError(f"rules must hold {START_RULE}, got {', '.join(self.rules)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,7 +197,7 @@ def train(
     for number in range(progress.rounds_done, num_rounds):
         scenario.check_fits("train", recipe.trace_seeds(config.seed, number))
     if not progress.tuned:
-        progress.tuned = tune_all(scenario, list(RULES), on_progress)
+        progress.tuned = tune_all(scenario, config.rules or list(RULES), on_progress)
     rules = tuned_policies(progress.tuned)
     start = next(policy for policy in rules if policy.name == START_RULE)
     traces = validation_traces(scenario)
@@ -308,9 +312,9 @@ def _resumed(
             f" {progress.num_rounds}",
             path=path,
         )
-    if set(progress.tuned) != set(RULES):
-        odd = ", ".join(sorted(set(progress.tuned) ^ set(RULES)))
-        raise InputError(f"the checkpoint was made for other rules: {odd}", path=path)
+    if odd := set(progress.tuned) ^ set(config.rules or RULES):
+        names = ", ".join(sorted(odd))
+        raise InputError(f"the checkpoint was made for other rules: {names}", path=path)
     return progress, state, best
 
 

@@ -12,6 +12,7 @@ from rlkv.cli.output import AsJson, check_writable
 from rlkv.cli.scenario_options import scenario_inputs
 from rlkv.cli.suite_ceiling import ceiling
 from rlkv.cli.suite_options import OutFolder, Scenarios, Seeds, Workers, checked, settings_of
+from rlkv.cli.suite_train import train
 from rlkv_agents.shipped import UNIVERSAL, bundle_place
 from rlkv_engine.errors import InputError
 
@@ -23,9 +24,10 @@ KNEE_SEEDS, KNEE_TOLERANCE = 8, 0.01
 
 
 def register(app: typer.Typer) -> None:
-    """Adds ``suite run``, ``suite knees``, ``suite ablate`` and ``suite ceiling``."""
+    """Adds ``suite run``, ``train``, ``knees``, ``ablate`` and ``ceiling``."""
     suite = typer.Typer(no_args_is_help=True, help="The comparison over all scenarios.")
     suite.command("run")(run)
+    suite.command("train")(train)
     suite.command("knees")(knees)
     suite.command("ablate")(ablate)
     suite.command("ceiling")(ceiling)

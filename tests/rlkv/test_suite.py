@@ -12,7 +12,9 @@ import pytest
 from rlkv.report.record import check_record
 from rlkv_agents import tune
 from rlkv_agents.ablation import ABLATIONS
+from rlkv_agents.both_forms import BothForms
 from rlkv_agents.bundle import save_bundle
+from rlkv_agents.forked_learner import ForkedLearner
 from rlkv_agents.policy import AgentPolicy
 from rlkv_agents.rules import RULES, make_rule
 from rlkv_envs.scenario import KNEES, PRESETS
@@ -214,3 +216,53 @@ def test_what_every_policy_sustains(
     refused = run(capsys, "suite", "knees", "nope", "--policies", "house", "--out", tmp_path)
     assert_refused(refused, "unknown knee or scenario 'nope'")
     assert_refused(run(capsys, "suite", "knees", "--policies", "house"), "need --out")
+
+
+def test_training_for_each_machine_seed_by_seed(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bundle: Path,
+) -> None:
+    monkeypatch.setattr(ForkedLearner, "traces_per_round", 1)
+    monkeypatch.setattr(ForkedLearner, "forks_per_trace", 10)
+    monkeypatch.setattr(BothForms, "default_rounds", 2)
+    monkeypatch.setattr("rlkv_agents.train.DEFAULT_ORDER_ROUNDS", 2)
+    out = tmp_path / "out"
+    words = ("suite", "train", "--scenarios", LEARNT, "--train-seeds", "0,4", *TINY, "--out", out,
+             "--warm-start", "none", "--warm-start", bundle)  # fmt: skip
+    code, printed, _ = run(capsys, *words, "--json")
+    assert code == 0
+    record: Any = json.loads(printed)
+    assert set(record["machines"][LEARNT]) == {"none", "bundle"}
+    for by_seed in record["machines"][LEARNT].values():
+        assert set(by_seed) == {"0", "4"}
+        for each in by_seed.values():
+            house, learned = (each["mean_by_seed_s"][name] for name in ("house", "learned"))
+            assert each["learned"]["ratio"] == pytest.approx(sum(learned) / sum(house))
+            assert each["learned_by"] in ("none", "order", "bundle", "clip", "kl")
+    assert (out / "training.md").read_text().count(f"| {LEARNT}, from ") == 2
+
+    def fail(*args: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("rlkv_agents.train_contest.train", fail)
+    code, again, _ = run(capsys, *words)
+    assert code == 0 and f"{LEARNT}, from the rule" in again
+    assert json.loads((out / "training.json").read_text())["machines"] == record["machines"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--train-seeds", "0,x"), "--train-seeds must be numbers with commas, got '0,x'"),
+        (("--train-seeds", "1,1"), "--train-seeds must be 0 or more, each once, got '1,1'"),
+        (("--warm-start", "none", "--warm-start", "none"), "two of the same name among none, none"),
+        (("--warm-start", "nowhere"), "nowhere/bundle.json"),
+    ],
+)
+def test_training_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...], named: str
+) -> None:
+    words = ("suite", "train", "--scenarios", LEARNT, "--out", tmp_path / "out", *options)
+    assert_refused(run(capsys, *words), named)
