@@ -56,7 +56,7 @@ DEFAULT_ORDER_ROUNDS = OrderSettings().generations
 #: What points of a curve are of: the order while it was learnt, and the bundle of a warm start.
 ORDER_FORM, BUNDLE_FORM = "order", "bundle"
 #: Of the best snapshot, among its tensors in a checkpoint.
-PRIOR, MIN_CONFIDENCE = "prior", "min_confidence"
+PRIOR, MIN_CONFIDENCE, PREDICTS_PAUSES = "prior", "min_confidence", "predicts_pauses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,15 +241,22 @@ def train(
     policy = replace(ordered, name=LEARNED)
     if best:
         rule = make_rule(START_RULE, progress.best_rule)
-        prior, confidence = (float(best[name][0]) for name in (PRIOR, MIN_CONFIDENCE))
-        policy = from_tensors(LEARNED, rule, prior, best, confidence)
+        prior, confidence, predicts = (
+            float(best[name][0]) for name in (PRIOR, MIN_CONFIDENCE, PREDICTS_PAUSES)
+        )
+        policy = from_tensors(LEARNED, rule, prior, best, confidence, bool(predicts))
     return TrainResult(policy, start, ordered, progress, rules)
 
 
 def _kept(policy: AgentPolicy, progress: Progress) -> dict[str, NDArray[np.float32]]:
     # The tensors of the best so far; its rule is noted in `progress`.
     progress.best_rule = constants_of(policy.rule)
-    numbers = {PRIOR: policy.prior, MIN_CONFIDENCE: policy.min_confidence}
+    numbers = {
+        # A rule becomes a network of zeros, which says the rule's verb for its prior alone.
+        PRIOR: 1.0 if policy.weights is None else policy.prior,
+        MIN_CONFIDENCE: policy.min_confidence,
+        PREDICTS_PAUSES: float(policy.predicts_pauses),
+    }
     return to_tensors(policy) | {k: np.array([v], np.float32) for k, v in numbers.items()}
 
 

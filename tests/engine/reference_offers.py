@@ -60,7 +60,7 @@ class Offers:
         asked: list[Session] = []
         skipped: list[Session] = []
         while short > 0:
-            victim = self._next_candidate(asked)
+            victim = self._next_candidate(asked, kind)
             if victim is None:
                 break
             asked.append(victim)
@@ -77,7 +77,7 @@ class Offers:
                 if len(skipped) == MAX_SKIPPED:
                     break
         while kind is not Kind.NEW and self._lacks(requester, need):
-            forced = skipped.pop(0) if skipped else self._next_candidate(asked)
+            forced = skipped.pop(0) if skipped else self._next_candidate(asked, kind)
             if forced is None:
                 break
             asked.append(forced)
@@ -87,12 +87,13 @@ class Offers:
             self._take_from(forced, self.policy.forced(forced, kind, self.memory.now_s), take)
         self._preempt_for(requester, kind, need)
 
-    def _next_candidate(self, asked: list[Session]) -> Session | None:
+    def _next_candidate(self, asked: list[Session], kind: Kind) -> Session | None:
+        now_s = self.memory.now_s
         paused = self.memory.in_phase(Phase.PAUSED)
         candidates = [s for s in paused if s.keep > 0 and s not in asked]
         if not candidates:
             return None
-        return max(candidates, key=lambda s: (self.policy.score(s, self.memory.now_s), s.sid))
+        return max(candidates, key=lambda s: (self.policy.score(s, kind, now_s), s.sid))
 
     def _take_from(self, victim: Session, verb: Verb, take: int) -> None:
         if verb != Verb.SWAP or not self.memory.swap_out(victim, take):

@@ -156,8 +156,8 @@ class Link:
 class Policy(Protocol):
     """The rule that decides; ``now_s`` is the start of the iteration."""
 
-    def score(self, session: Session, now_s: float) -> float:
-        """Victim score: the largest is asked first."""
+    def score(self, session: Session, kind: Kind, now_s: float) -> float:
+        """Victim score for a requester of ``kind``: the largest is asked first."""
 
     def call(self, session: Session, now_s: float) -> tuple[Verb, float]:
         """The verb at the start of a pause and, for PRESERVE, the lease in seconds."""

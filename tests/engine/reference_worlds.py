@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from math import inf, nan
+from math import exp, inf, log, nan
 from random import Random
 
 import hypothesis.strategies as st
@@ -19,13 +19,16 @@ from rlkv_engine.estimates import (
     table_remaining_s,
 )
 from rlkv_engine.profile import Profile
-from rlkv_engine.rule import ORDER_ELAPSED, ORDER_IDLENESS, ORDER_REMAINING
+from rlkv_engine.rule import ORDER_ELAPSED, ORDER_IDLENESS, ORDER_REMAINING, ORDER_WEIGHED
 from rlkv_engine.trace import Trace
+from rlkv_engine.victim_order import NUM_ORDER_TERMS
 from tests.engine.reference_session import Kind, Modes, Session, Turn, Verb
 
 #: Values that meet exactly, so that ties happen.
 PAUSES_S = [0.25, 0.0, 0.01, 0.05, 0.25, 1.0, 1.0, 3.0, 9.0]
 LEASES_S = [inf, inf, inf, 1.0, 0.25, 0.01, 0.0]
+#: Of a learned order; powers of two, so that a product rounds nothing.
+WEIGHTS = st.sampled_from([0.0, 0.5, -0.5, 1.0, -2.0])
 CALL_VERBS = [Verb.PRESERVE, Verb.PRESERVE, Verb.SWAP, Verb.SWAP, Verb.DISCARD, Verb.SWAP_NOW]
 
 
@@ -34,6 +37,7 @@ class Rule:
     """The part of a rule that the tests do not answer themselves."""
 
     order: int  # of victims, rule.ORDER_*
+    weights: tuple[float, ...]  # of ORDER_WEIGHED
     estimate: int  # of the remaining pause, estimates.BY_*
     forced_resume: Verb
     forced_decode: Verb
@@ -81,14 +85,41 @@ class WorldPolicy:
     world: World
     answers: Answers
 
-    def score(self, session: Session, now_s: float) -> float:
+    def score(self, session: Session, kind: Kind, now_s: float) -> float:
         elapsed_s = now_s - session.pause_start_s
         if self.world.rule.order == ORDER_ELAPSED:
             return elapsed_s
         if self.world.rule.order == ORDER_IDLENESS:
             life_s = now_s - session.arrival_s
             return (session.paused_s + elapsed_s) / (life_s + 1e-9)
+        if self.world.rule.order == ORDER_WEIGHED:
+            return self._weighed(session, kind, now_s)
         return self.remaining(session, now_s)
+
+    def _weighed(self, session: Session, kind: Kind, now_s: float) -> float:
+        # ORDER_TERMS written out and added up in their order: sessions alike come out equal.
+        mean_s = self.world.modes.mean_pause_s
+        remaining_s = self.remaining(session, now_s)
+        elapsed_s = now_s - session.pause_start_s
+        attained_s = now_s - session.arrival_s - session.paused_s - elapsed_s
+        num_turns = session.turn_index + 1
+        copied = max(0, min(session.keep, session.host_hi) - session.host_lo)
+        dirty = session.keep - (copied if session.num_host > 0 else 0)
+        terms = [
+            log(max(remaining_s / mean_s, 1e-6)),
+            1.0 if remaining_s / mean_s < 1.0 else 0.0,
+            log(1.0 + elapsed_s / mean_s),
+            log(num_turns),
+            log(max(attained_s / mean_s, 0.0) + 0.01),
+            log(max(session.valid, 1)),
+            log(max(session.keep, 1)),
+            dirty / max(session.keep, 1),
+            log(num_turns) if kind is Kind.NEW else 0.0,
+        ]
+        total = 0.0
+        for weight, term in zip(self.world.rule.weights, terms, strict=True):
+            total += weight * term
+        return remaining_s * exp(total)
 
     def remaining(self, session: Session, now_s: float) -> float:
         elapsed_s = now_s - session.pause_start_s
@@ -192,7 +223,10 @@ def worlds(draw: st.DrawFn) -> World:
     )
     takers = st.sampled_from([Verb.SWAP, Verb.DISCARD])
     rule = Rule(
-        order=draw(st.sampled_from([ORDER_REMAINING, ORDER_ELAPSED, ORDER_IDLENESS])),
+        order=draw(
+            st.sampled_from([ORDER_REMAINING, ORDER_ELAPSED, ORDER_IDLENESS, ORDER_WEIGHED])
+        ),
+        weights=tuple(draw(WEIGHTS) for _ in range(NUM_ORDER_TERMS)),
         estimate=draw(st.sampled_from([BY_TOOL, BY_ELAPSED, BY_TRUTH])),
         forced_resume=draw(takers),
         forced_decode=draw(takers),

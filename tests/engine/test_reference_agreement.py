@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import zip_longest
 
 import numpy as np
@@ -14,6 +15,7 @@ from rlkv_engine import state as S
 from rlkv_engine.config import EngineConfig
 from rlkv_engine.engine import Engine
 from rlkv_engine.latency import FIRST_GAP, FIRST_TURNS, GAP_BUCKETS_S, NUM_LATENCIES, SESSIONS
+from rlkv_engine.victim_order import NUM_ORDER_TERMS
 from tests.engine.reference_scheduler import ReferenceScheduler
 from tests.engine.reference_session import Kind, Outcome, Plan
 from tests.engine.reference_worlds import Answers, World, WorldPolicy, worlds
@@ -30,6 +32,7 @@ def run_reference(world: World, answers: Answers) -> Outcome:
 def build_engine(world: World, log_rows: int) -> Engine:
     rule = np.zeros(R.RULE_SIZE)
     rule[R.ORDER] = world.rule.order
+    rule[R.ORDER_WEIGHTS : R.ORDER_WEIGHTS + NUM_ORDER_TERMS] = world.rule.weights
     rule[R.ESTIMATE] = world.rule.estimate
     rule[R.RESUME_VERB] = world.rule.forced_resume
     rule[R.GROW_VERB] = world.rule.forced_decode
@@ -140,6 +143,12 @@ def assert_same_latencies(expected: Outcome, engine: Engine) -> None:
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_plans_questions_and_times_agree(world: World) -> None:
     assert_agreement(world)
+
+
+@given(worlds())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_they_agree_on_a_learned_order(world: World) -> None:
+    assert_agreement(replace(world, rule=replace(world.rule, order=R.ORDER_WEIGHED)))
 
 
 @pytest.mark.slow
