@@ -67,7 +67,8 @@ def train_all(
                 work = partial(_trained, scenario, warm_start, train_seed, seeds, place)
                 wanted[key] = (inputs, Job(work, _COST + 3 * len(seeds)))
     cache = ResultFolder(folder / TRAINED)
-    return through_cache(wanted, cache, num_workers, partial(on_progress, "train"))
+    found = through_cache(wanted, cache, num_workers, partial(on_progress, "train"))
+    return {key: found[key] for key in wanted}
 
 
 def _trained(
