@@ -67,7 +67,7 @@ class _SwapLru:
 
     swap: Any
 
-    def score(self, session: Any, now_s: float) -> float:
+    def score(self, session: Any, kind: Any, now_s: float) -> float:
         return float(now_s - session.pause_start_s)
 
     def remaining(self, session: Any, now_s: float) -> float:
