@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -28,6 +28,7 @@ from rlkv_agents.shipped import UNIVERSAL, bundle_folder
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
+    from rlkv.report.schema import Record
     from rlkv_agents.checkpoint import Progress
     from rlkv_agents.train import OnProgress, TrainResult
     from rlkv_envs.scenario import Scenario
@@ -327,11 +328,13 @@ def _print(record: dict[str, Any], out: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from rlkv.report.explanation import about_departures, about_trees, about_validation
+    from rlkv.report.findings import about_learning
     from rlkv.tables import policies_table
 
     console = Console()
     for part in (record, *record.get("also", [])):
         console.print(policies_table(part))
+    console.print(about_learning(cast("Record", record)), highlight=False)
     for about in (about_departures, about_validation, about_trees):
         if sentence := about(record["explanation"]):
             console.print(sentence, highlight=False)

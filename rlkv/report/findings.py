@@ -134,6 +134,13 @@ def about_load(record: Record) -> str:
     return ", ".join(said) or "Mean normalized latency against load"
 
 
+#: What is saved where no verbs were, by the form of the chosen snapshot.
+KEPT = {
+    "bundle": "the policy of the bundle that training started with: nothing learnt here was better",
+    "order": "the rule with an order of victims: no verbs learnt here were better",
+}
+
+
 def about_learning(record: Record) -> str:
     """The chosen snapshot against the best rule on validation traces."""
     curve = record.get("learning_curve", [])
@@ -142,10 +149,12 @@ def about_learning(record: Record) -> str:
     name = learned_name(record) or "the learned policy"
     chosen = next((point for point in curve if point.get("chosen")), None)
     shown = chosen or curve[-1]
-    verb = "is chosen" if chosen else "ends"
-    text = (
-        f"{name} {verb} at {steps(shown['steps'])} steps with {ms(shown['validation_s'])} ms/token"
-    )
+    if chosen and chosen.get("form") in KEPT:
+        text = f"{name} is {KEPT[chosen['form']]}, with {ms(shown['validation_s'])} ms/token"
+    else:
+        verb = "is chosen" if chosen else "ends"
+        at = f"{steps(shown['steps'])} steps with {ms(shown['validation_s'])} ms/token"
+        text = f"{name} {verb} at {at}"
     rules = _known_rules(record)
     if not rules:
         return text

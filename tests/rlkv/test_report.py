@@ -292,6 +292,22 @@ def texts_of(record: dict[str, Any]) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ("clip", "net is chosen at 1,000 steps with"),
+        ("order", "net is the rule with an order of victims"),
+        ("bundle", "net is the policy of the bundle that training started with"),
+    ],
+)
+def test_what_was_saved_is_said(form: str, said: str) -> None:
+    from rlkv.report.findings import about_learning
+
+    record = make_record()
+    record["learning_curve"][-1]["form"] = form
+    assert about_learning(check_record(record, "record.json")).startswith(said)
+
+
 def test_other_recipes_stand_beside_the_curve_and_say_where_they_come_from() -> None:
     others = {"ppo": reference(True), "es": reference(False, "fff999")}
     said = texts_of(make_record(reference_curves=others))
