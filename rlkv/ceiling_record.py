@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlkv.ceiling_tables import ceiling_markdown
-from rlkv.experiment import RECORD_VERSION
-from rlkv.provenance import command, commit, machine
+from rlkv.experiment import held_out_record
 from rlkv.report.ceiling_picture import draw_ceiling_picture
 from rlkv_agents.ceiling import Effort
 from rlkv_agents.contestants import REFERENCE
@@ -53,19 +52,14 @@ def ceiling_record(
             "suite": suite_of[name],
             **_scenario(parts, figures, plans[name], own_marks, learned),
         }
-    return {
-        "version": RECORD_VERSION,
-        "split": "test",
-        "seeds": list(seeds),
-        "arrivals": evaluations[0].setting.arrivals,
-        "reference": REFERENCE,
-        "learned": list(learned),
-        "effort": {"level": effort.level, "points": list(effort.points), "seed": effort.seed},
-        "scenarios": scenarios,
-        "commit": commit(),
-        "command": command(),
-        "machine": machine(),
-    }
+    return held_out_record(
+        seeds,
+        arrivals=evaluations[0].setting.arrivals,
+        reference=REFERENCE,
+        learned=list(learned),
+        effort={"level": effort.level, "points": list(effort.points), "seed": effort.seed},
+        scenarios=scenarios,
+    )
 
 
 def write_ceiling(record: dict[str, Any], folder: Path) -> None:

@@ -147,3 +147,16 @@ def record_head(scenario: Scenario, split: Split, seeds: Sequence[int]) -> dict[
         "split": split,
         "seeds": list(seeds),
     }
+
+
+def held_out_record(seeds: Sequence[int], **found: Any) -> dict[str, Any]:
+    """What was found on held-out traces of several scenarios, with where it comes from."""
+    return {
+        "version": RECORD_VERSION,
+        "split": "test",
+        "seeds": list(seeds),
+        **found,
+        "commit": commit(),
+        "command": command(),
+        "machine": machine(),
+    }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkv.experiment import RECORD_VERSION, record_head
+from rlkv.experiment import held_out_record, record_head
 from rlkv.provenance import command, commit, machine
 from rlkv.report.record import FILE_NAME, check_record
 from rlkv.report.suite_picture import draw_suite_picture
@@ -81,47 +81,22 @@ def write_suite(record: dict[str, Any], folder: Path) -> None:
 
 def ablation_record(found: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
     """What ``ablation.ablate`` found, with where it comes from."""
-    return {
-        "version": RECORD_VERSION,
-        "split": "test",
-        "seeds": list(seeds),
-        "full_rule": FULL,
-        **found,
-        "commit": commit(),
-        "command": command(),
-        "machine": machine(),
-    }
+    return held_out_record(seeds, full_rule=FULL, **found)
 
 
 def write_ablation(record: dict[str, Any], folder: Path) -> None:
     """Writes the record and its table as Markdown."""
-    files = {
-        MECHANISMS_NAME: ablation_markdown(record).encode(),
-        ABLATION_NAME: (json.dumps(record, indent=1) + "\n").encode(),
-    }
-    write_files(folder, files)
+    _write(folder, ABLATION_NAME, record, MECHANISMS_NAME, ablation_markdown(record))
 
 
 def knees_record(machines: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
     """What ``knee_contest.sustained_rates`` found, with where it comes from."""
-    return {
-        "version": RECORD_VERSION,
-        "split": "test",
-        "seeds": list(seeds),
-        "machines": machines,
-        "commit": commit(),
-        "command": command(),
-        "machine": machine(),
-    }
+    return held_out_record(seeds, machines=machines)
 
 
 def write_knees(record: dict[str, Any], folder: Path) -> None:
     """Writes the record and its table as Markdown."""
-    files = {
-        KNEES_TABLE_NAME: sustained_markdown(record).encode(),
-        KNEES_NAME: (json.dumps(record, indent=1) + "\n").encode(),
-    }
-    write_files(folder, files)
+    _write(folder, KNEES_NAME, record, KNEES_TABLE_NAME, sustained_markdown(record))
 
 
 def training_record(
@@ -139,24 +114,17 @@ def training_record(
             name: ratio_of_means(latency_s[name], latency_s[REFERENCE])
             for name in (LEARNED, ORDERED)
         } | dict(each)
-    return {
-        "version": RECORD_VERSION,
-        "split": "test",
-        "seeds": list(seeds),
-        "machines": machines,
-        "commit": commit(),
-        "command": command(),
-        "machine": machine(),
-    }
+    return held_out_record(seeds, machines=machines)
 
 
 def write_training(record: dict[str, Any], folder: Path) -> None:
     """Writes the record and its table as Markdown."""
-    files = {
-        TRAINING_TABLE_NAME: training_markdown(record).encode(),
-        TRAINING_NAME: (json.dumps(record, indent=1) + "\n").encode(),
-    }
-    write_files(folder, files)
+    _write(folder, TRAINING_NAME, record, TRAINING_TABLE_NAME, training_markdown(record))
+
+
+def _write(folder: Path, name: str, record: dict[str, Any], table_name: str, table: str) -> None:
+    text = json.dumps(record, indent=1) + "\n"
+    write_files(folder, {table_name: table.encode(), name: text.encode()})
 
 
 def _scenario_record(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlkv.report.findings import digits, ms
 from rlkv_agents.knee_contest import moved
+from rlkv_agents.shipped import NO_BUNDLE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -209,7 +210,7 @@ def training_grid(record: Mapping[str, Any]) -> Grid:
 
 
 def _start(name: str) -> str:
-    return "the rule" if name == "none" else name
+    return "the rule" if name == NO_BUNDLE else name
 
 
 def training_tables(record: Mapping[str, Any], width: int) -> list[Table]:

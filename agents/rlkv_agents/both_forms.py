@@ -25,7 +25,6 @@ class BothForms(Learner):
     """
 
     default_rounds = 24
-    prior = ForkedLearner.prior
     #: Rounds until the other one's turn: those between two validations.
     rounds_per_turn = 2
     rounds_of_both = 16

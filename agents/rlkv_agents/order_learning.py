@@ -68,6 +68,7 @@ def learn_order(
     seed: int = 0,
     settings: OrderSettings | None = None,
     on_generation: Callable[[], None] = lambda: None,
+    start_s: NDArray[np.float64] | None = None,
     base_s: NDArray[np.float64] | None = None,
 ) -> LearntOrder:
     """The order of victims that goes with a policy on a scenario.
@@ -79,6 +80,7 @@ def learn_order(
         seed: of noise and traces; the same seed gives the same order.
         settings: of the search.
         on_generation: called after each.
+        start_s: latency of ``start`` on each validation trace, s/token; None: it is measured.
         base_s: latency of each validation trace that scores are against; None: that of ``start``.
     """
     import torch
@@ -86,7 +88,8 @@ def learn_order(
     settings = settings or OrderSettings()
     rule = start.rule
     assert isinstance(rule, House)
-    start_s = validation_latency_s(scenario, start, validation)
+    if start_s is None:
+        start_s = validation_latency_s(scenario, start, validation)
     best, best_score = rule, 0.0
     if base_s is None:
         base_s = start_s

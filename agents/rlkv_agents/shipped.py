@@ -8,6 +8,8 @@ from pathlib import Path
 
 #: What stands for it where a bundle's folder may be named.
 UNIVERSAL = "universal"
+#: What stands in its place where there is to be none.
+NO_BUNDLE = "none"
 
 
 def bundle_folder(said: Path | str) -> Path:

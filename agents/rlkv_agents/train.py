@@ -274,15 +274,15 @@ def _learn_order(
     # bundle's policy where it is better than the rule with any order.
     num = DEFAULT_ORDER_ROUNDS if config.order_rounds is None else config.order_rounds
     since = time.process_time()
-    candidate, candidate_score = None, 0.0
+    start_s, candidate, candidate_score = base_s, None, 0.0
     if warm_start is not None:
         given = take_over(
             scenario, start, warm_start.policy, traces, base_s, config.seed, num > 0,
             partial(counter, on_progress, "warm start"),
         )  # fmt: skip
-        start, candidate = given.start, given.candidate
+        start, start_s, candidate = given.start, given.start_s, given.candidate
         candidate_score = caution_score(given.candidate_s, base_s)
-        for latency_s, form in ((given.candidate_s, BUNDLE_FORM), (given.start_s, ORDER_FORM)):
+        for latency_s, form in ((given.candidate_s, BUNDLE_FORM), (start_s, ORDER_FORM)):
             score, cpu_s = caution_score(latency_s, base_s), time.process_time() - since
             progress.curve.append(curve_point(0, cpu_s, latency_s, score) | {"form": form})
         if config.order_rounds is None:
@@ -290,7 +290,7 @@ def _learn_order(
     settings = OrderSettings(generations=num)
     count = counter(on_progress, "order", num) if num else lambda: None
     warm_s = time.process_time() - since
-    found = learn_order(scenario, start, traces, config.seed, settings, count, base_s)
+    found = learn_order(scenario, start, traces, config.seed, settings, count, start_s, base_s)
     for point in found.curve:
         cpu_s = warm_s + point.cpu_s
         at = curve_point(point.num_decisions, cpu_s, point.latency_s, point.score)

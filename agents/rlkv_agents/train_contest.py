@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import rlkv_agents
-from rlkv_agents.bundle import load_bundle
 from rlkv_agents.evaluate import means, run_policy
 from rlkv_agents.jobs import Job
 from rlkv_agents.result_cache import ResultFolder, digest, package_digest
-from rlkv_agents.shipped import bundle_folder
 from rlkv_agents.suite import scenario_digest, through_cache
 from rlkv_agents.train import START_RULE, OnProgress, TrainConfig, train
+from rlkv_agents.warm_start import warm_start_bundle
 from rlkv_envs.scenario import Scenario
 
-#: Where learning starts: ``NO_BUNDLE``, or the folder of a bundle (``universal``: the shipped one).
-NO_BUNDLE = "none"
 #: Below the folder of the results.
 TRAINED = "trained"
 #: Guess of what one training costs, in engine runs, beside those on held-out traces.
@@ -38,7 +35,7 @@ def train_all(
 
     Args:
         scenarios: one policy is trained for each of them.
-        warm_starts: ``NO_BUNDLE``, ``universal`` or folders of bundles.
+        warm_starts: as for ``warm_start_bundle``.
         train_seeds: of training.
         seeds: of the held-out traces.
         folder: keeps what is finished.
@@ -50,12 +47,11 @@ def train_all(
         ``learned-order`` and ``learned``; ``learned_by``, the form of the snapshot that was kept;
         ``cpu_s`` of learning, tuning not counted.
     """
+    bundles = {warm_start: warm_start_bundle(warm_start) for warm_start in warm_starts}
     wanted: dict[tuple[str, ...], tuple[str, Job]] = {}
     for scenario in scenarios:
-        for warm_start in warm_starts:
-            weights = None
-            if warm_start != NO_BUNDLE:
-                weights = load_bundle(bundle_folder(warm_start)).metadata["weights_sha256"]
+        for warm_start, bundle in bundles.items():
+            weights = bundle and bundle.metadata["weights_sha256"]
             for train_seed in train_seeds:
                 key = (scenario.name, Path(warm_start).name, str(train_seed))
                 inputs = digest(
@@ -77,9 +73,8 @@ def _trained(
     import torch
 
     torch.set_num_threads(1)
-    bundle = None if warm_start == NO_BUNDLE else load_bundle(bundle_folder(warm_start))
     config = TrainConfig(seed=train_seed, rules=(START_RULE,))
-    result = train(scenario, config, place, warm_start=bundle)
+    result = train(scenario, config, place, warm_start=warm_start_bundle(warm_start))
     (chosen,) = [point for point in result.progress.curve if point["chosen"]]
     traces = [scenario.trace(seed, "test") for seed in seeds]
     return {

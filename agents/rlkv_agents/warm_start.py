@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkv_agents.bundle import Bundle, load_bundle
 from rlkv_agents.demonstrations import Teacher, demonstrate
 from rlkv_agents.house_rule import House
 from rlkv_agents.learner import SEED_STRIDE
 from rlkv_agents.policy import AgentPolicy, range_of
+from rlkv_agents.shipped import NO_BUNDLE, bundle_folder
 from rlkv_agents.tune import caution_score, validation_latency_s
 from rlkv_engine.errors import InputError
 from rlkv_engine.trace import Trace
@@ -29,6 +31,15 @@ class WarmStart:
     start_s: NDArray[np.float64]
     candidate: AgentPolicy  #: the bundle's policy
     candidate_s: NDArray[np.float64]
+
+
+def warm_start_bundle(said: str) -> Bundle | None:
+    """The bundle that an option names: its folder, ``universal`` or ``NO_BUNDLE``.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return None if said == NO_BUNDLE else load_bundle(bundle_folder(said))
 
 
 def check_warm_start(bundle: AgentPolicy) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlkv_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -37,3 +41,16 @@ def write_json(document: dict[str, Any], path: Path) -> None:
 
     content = json.dumps(document, indent=2, allow_nan=False) + "\n"
     write_files(path.parent, {path.name: content.encode()})
+
+
+def show_record(
+    record: dict[str, Any], tables: Callable[[dict[str, Any], int], list[Table]], as_json: bool
+) -> None:
+    """Prints a record as JSON, or as tables of the terminal's width."""
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    from rich.console import Console
+
+    for table in tables(record, Console().width):
+        Console().print(table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlkv.cli.output import AsJson, check_writable
+from rlkv.cli.output import AsJson, check_writable, show_record
 from rlkv.cli.scenario_options import scenario_inputs
 from rlkv.cli.suite_ceiling import ceiling
 from rlkv.cli.suite_options import OutFolder, Scenarios, Seeds, Workers, checked, settings_of
@@ -68,6 +68,7 @@ def run(
     """Evaluate policies on the scenarios of the suite; interrupted, the same command goes on."""
     from rlkv.cli.progress import progress_bars
     from rlkv.suite_record import suite_record, write_suite
+    from rlkv.suite_tables import suite_tables
     from rlkv_agents.arrival_variants import check_arrivals
     from rlkv_agents.contestants import contestants
     from rlkv_agents.suite import contest, evaluate_all, suite_names, tune_settings
@@ -86,15 +87,7 @@ def run(
     inputs = {each.scenario.name: _replay_inputs(each, bundle, out) for each in settings}
     record = suite_record(evaluations, figures, compared, range(seeds), inputs)
     write_suite(record, out)
-    if as_json:
-        typer.echo(json.dumps(record))
-        return
-    from rich.console import Console
-
-    from rlkv.suite_tables import suite_tables
-
-    for table in suite_tables(record, Console().width):
-        Console().print(table)
+    show_record(record, suite_tables, as_json)
 
 
 def knees(
@@ -128,7 +121,6 @@ def knees(
     if policies is None and not bundle:
         _house_knees(name, as_json)
         return
-    from rich.console import Console
 
     from rlkv.cli.progress import progress_bars
     from rlkv.suite_record import knees_record, write_knees
@@ -156,11 +148,7 @@ def knees(
         )
     record = knees_record(machines, range(seeds))
     write_knees(record, out)
-    if as_json:
-        typer.echo(json.dumps(record))
-        return
-    for table in sustained_tables(record, Console().width):
-        Console().print(table)
+    show_record(record, sustained_tables, as_json)
 
 
 def _knee_settings(said: str | None) -> list[Setting]:
@@ -236,6 +224,7 @@ def ablate(
     """Switch off the house rule's mechanisms one by one, the rest tuned again each time."""
     from rlkv.cli.progress import progress_bars
     from rlkv.suite_record import ablation_record, write_ablation
+    from rlkv.suite_tables import ablation_tables
     from rlkv_agents import ablation
     from rlkv_agents.arrival_variants import DEFAULT
     from rlkv_agents.suite import suite_names
@@ -248,15 +237,7 @@ def ablate(
         found = ablation.ablate(settings, range(seeds), out, num_workers, on_progress)
     record = ablation_record(found, range(seeds))
     write_ablation(record, out)
-    if as_json:
-        typer.echo(json.dumps(record))
-        return
-    from rich.console import Console
-
-    from rlkv.suite_tables import ablation_tables
-
-    for table in ablation_tables(record, Console().width):
-        Console().print(table)
+    show_record(record, ablation_tables, as_json)
 
 
 def _replay_inputs(setting: Setting, bundles: list[Path], out: Path) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rlkv.cli.output import AsJson, check_writable
+from rlkv.cli.output import AsJson, check_writable, show_record
 from rlkv.cli.suite_options import OutFolder, Scenarios, Seeds, Workers, checked, settings_of
 
 
@@ -40,6 +39,7 @@ def ceiling(
 ) -> None:
     """Search the best plan of every trace, its future known; interrupted, it goes on."""
     from rlkv.ceiling_record import ceiling_record, write_ceiling
+    from rlkv.ceiling_tables import ceiling_tables
     from rlkv.cli.progress import progress_bars
     from rlkv_agents.arrival_variants import DEFAULT
     from rlkv_agents.ceiling import Bases, Effort, find_ceilings
@@ -76,12 +76,4 @@ def ceiling(
         plans = find_ceilings(wanted, range(seeds), how, out, num_workers, on_progress)
     record = ceiling_record(evaluations, orientation, figures, plans, learned, range(seeds), how)
     write_ceiling(record, out)
-    if as_json:
-        typer.echo(json.dumps(record))
-        return
-    from rich.console import Console
-
-    from rlkv.ceiling_tables import ceiling_tables
-
-    for table in ceiling_tables(record, Console().width):
-        Console().print(table)
+    show_record(record, ceiling_tables, as_json)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rlkv.cli.output import AsJson, check_writable
+from rlkv.cli.output import AsJson, check_writable, show_record
 from rlkv.cli.suite_options import OutFolder, Scenarios, Seeds, Workers, checked
-from rlkv_agents.shipped import UNIVERSAL
+from rlkv_agents.shipped import NO_BUNDLE, UNIVERSAL
 from rlkv_engine.errors import InputError
 
 #: Machines that one policy each is trained for unless others are named.
@@ -28,14 +27,12 @@ def train(
         typer.Option(
             help="As of rlkv train: none, universal, or a bundle; may be given several times."
         ),
-    ] = ["none", UNIVERSAL],  # noqa: B006
+    ] = [NO_BUNDLE, UNIVERSAL],  # noqa: B006
     seeds: Seeds = 16,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Train for each scenario with each seed, and compare what was saved with the tuned rule."""
-    from rich.console import Console
-
     from rlkv.cli.progress import progress_bars
     from rlkv.suite_record import training_record, write_training
     from rlkv.suite_tables import training_tables
@@ -56,11 +53,7 @@ def train(
         )  # fmt: skip
     record = training_record(found, range(seeds))
     write_training(record, out)
-    if as_json:
-        typer.echo(json.dumps(record))
-        return
-    for table in training_tables(record, Console().width):
-        Console().print(table)
+    show_record(record, training_tables, as_json)
 
 
 def _numbers(said: str) -> list[int]:

@@ -24,7 +24,7 @@ from rlkv.cli.scenario_options import (
     check_seeds,
     scenario_inputs,
 )
-from rlkv_agents.shipped import UNIVERSAL, bundle_folder
+from rlkv_agents.shipped import UNIVERSAL
 from rlkv_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def train_command(
     from rlkv.cli.progress import progress_bars
     from rlkv.cli.trained_trees import explain_training, why_no_trees
     from rlkv.report.write import write_report
-    from rlkv_agents.bundle import load_bundle
     from rlkv_agents.train import TrainConfig, train
+    from rlkv_agents.warm_start import warm_start_bundle
 
     torch.set_num_threads(1)
     since = time.monotonic()
@@ -134,7 +134,7 @@ def train_command(
     check_seeds(seeds)
     built.check_fits("test", range(seeds))
     check_writable(out)
-    bundle = None if warm_start == "none" else load_bundle(bundle_folder(warm_start))
+    bundle = warm_start_bundle(warm_start)
     saved = 0
 
     def note(progress: Progress) -> None:
