@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.policy import NUM_VERBS, AgentPolicy
-from rlkv_engine.config import EngineConfig
+from rlkv_agents.policy_stack import policy_stack
 from rlkv_engine.jit import jit
-from rlkv_engine.layout import build_state, grow_slots, reset_engine
+from rlkv_engine.layout import grow_slots, reset_engine
 from rlkv_engine.loop import DECIDE, FULL, Policy, policy_verb, run_to_decision
 from rlkv_engine.memory import swap_is_legal
 from rlkv_engine.observe import NUM_FEATURES, observe
@@ -142,19 +142,10 @@ def demonstrate(
     CALLs, and nothing is shown of them.
     """
     scenario = teacher.scenario
-    student, table = student.on(scenario), student.table(scenario)
-    stack = build_state(
-        scenario.profile,
-        traces,
-        table,
-        student.rule.params(table),
-        EngineConfig(ask_call=ask_call),
-        num_engines=2,
-        num_slots=128,
-        keep_latencies=False,
-    )
+    student = student.on(scenario)
+    stack = policy_stack(scenario, student, traces, num_engines=2, ask_call=ask_call)
     compiled, compiled_teacher = student.compiled(), teacher.policy.compiled()
-    rule, own = teacher.policy.rule.params(table), np.zeros(RULE_SIZE)
+    rule, own = teacher.policy.rule.params(student.table(scenario)), np.zeros(RULE_SIZE)
     parts, first_session = [], 0
     # Decisions cannot be counted in advance: the first trace is sampled evenly.
     keep = np.full(NUM_POINTS, 0.1)

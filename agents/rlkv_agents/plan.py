@@ -10,20 +10,19 @@ from numpy.typing import NDArray
 
 from rlkv_agents.lookahead import ANY_NUMBER, MAIN, NOWHERE, run_plan
 from rlkv_agents.policy import AgentPolicy
-from rlkv_engine.config import EngineConfig
+from rlkv_agents.policy_stack import policy_stack
 from rlkv_engine.errors import RlkvError
-from rlkv_engine.layout import build_state, grow_slots, reset_engine
+from rlkv_engine.layout import grow_slots, reset_engine
 from rlkv_engine.loop import DONE, FULL
-from rlkv_engine.state import State, one_engine
+from rlkv_engine.state import one_engine
 from rlkv_engine.trace import Trace
 from rlkv_envs.metrics import RunResult, measure
 from rlkv_envs.scenario import Scenario
 
 #: All decision points: CALL, NEW, RESUME, GROW.
 EVERYWHERE: NDArray[np.bool_] = np.ones(4, np.bool_)
-#: Answers of a plan, and slots of an engine, at first; there get to be more as there must.
+#: Answers of a plan at first; there get to be more as there must.
 _ROOM = 1 << 15
-_NUM_SLOTS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,11 +31,6 @@ class Plan:
 
     base: AgentPolicy
     answers: NDArray[np.uint8]  # [num_decisions], verbs
-
-
-def search_stack(scenario: Scenario, base: AgentPolicy, trace: Trace, num_engines: int) -> State:
-    """Engines at time 0 of a trace; of the latencies nothing is noted but the cost."""
-    return _stack(scenario, base, trace, num_engines, keep_latencies=False)
 
 
 def plan_of(scenario: Scenario, policy: AgentPolicy, trace: Trace) -> Plan:
@@ -63,7 +57,7 @@ def replay(scenario: Scenario, plan: Plan, trace: Trace) -> RunResult:
 def _run(
     scenario: Scenario, policy: AgentPolicy, trace: Trace, lead: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], RunResult]:
-    stack = _stack(scenario, policy, trace, 1, keep_latencies=True)
+    stack = policy_stack(scenario, policy, [trace], num_engines=1, keep_latencies=True)
     compiled, uniforms, done = policy.compiled(), np.zeros(1), np.zeros(2, np.int64)
     answers = np.zeros(max(_ROOM, len(lead) + 1), np.uint8)
     while True:
@@ -79,20 +73,3 @@ def _run(
             answers = np.zeros(2 * len(answers), np.uint8)
         # From the start again: whatever was too small is larger now.
         reset_engine(stack, 0, 0, trace)
-
-
-def _stack(
-    scenario: Scenario, policy: AgentPolicy, trace: Trace, num_engines: int, keep_latencies: bool
-) -> State:
-    table = scenario.table
-    return build_state(
-        scenario.profile,
-        [trace],
-        table,
-        policy.rule.params(table),
-        EngineConfig(),
-        num_engines=num_engines,
-        num_slots=_NUM_SLOTS,
-        lease_s=policy.rule.leases(scenario.profile, table),
-        keep_latencies=keep_latencies,
-    )

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.lookahead import MAIN, NOWHERE, legal_verb, run_plan
-from rlkv_agents.plan import EVERYWHERE, Plan, search_stack
+from rlkv_agents.plan import EVERYWHERE, Plan
 from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.policy_stack import policy_stack
 from rlkv_engine.jit import jit
 from rlkv_engine.layout import grow_slots
 from rlkv_engine.loop import DECIDE
@@ -117,7 +118,7 @@ def _decisions(
     scenario: Scenario, plan: Plan, trace: Trace, rule: AgentPolicy
 ) -> NDArray[np.float64]:
     # A row for each answer of the plan, [num_decisions, _COLUMNS].
-    stack, policy = search_stack(scenario, plan.base, trace, 1), plan.base.compiled()
+    stack, policy = policy_stack(scenario, plan.base, [trace], num_engines=1), plan.base.compiled()
     params = rule.rule.params(scenario.table)
     own, uniforms, done = np.zeros_like(params), np.zeros(1), np.zeros(2, np.int64)
     rows, given = np.zeros((len(plan.answers), _COLUMNS)), np.zeros(1, np.uint8)

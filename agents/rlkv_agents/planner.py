@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkv_agents.lookahead import MAIN, NO_ROOM, NUM_ENGINES, roll_out, search_segment
-from rlkv_agents.plan import EVERYWHERE, Plan, plan_of, replay, search_stack
+from rlkv_agents.plan import EVERYWHERE, Plan, plan_of, replay
 from rlkv_agents.policy import AgentPolicy
+from rlkv_agents.policy_stack import policy_stack
 from rlkv_engine import state as S
 from rlkv_engine.layout import grow_slots
 from rlkv_engine.loop import DONE, FULL
@@ -103,7 +104,7 @@ def run_search(
     if search.segment_pauses > 0.0:
         return _by_segments(scenario, base, trace, search, seed, points)
     horizon_s = search.horizon_pauses * scenario.table.mean_pause_s
-    stack, policy = search_stack(scenario, base, trace, NUM_ENGINES), base.compiled()
+    stack, policy = policy_stack(scenario, base, [trace], num_engines=NUM_ENGINES), base.compiled()
     done, answers = np.zeros(2, np.int64), np.zeros(_ROOM, np.uint8)
     while (state := roll_out(stack, policy, points, horizon_s, done, answers)) != DONE:
         if state == FULL:
@@ -122,7 +123,7 @@ def _by_segments(
     points: NDArray[np.bool_],
 ) -> tuple[Plan, int]:
     pause_s = scenario.table.mean_pause_s
-    stack, policy = search_stack(scenario, base, trace, NUM_ENGINES), base.compiled()
+    stack, policy = policy_stack(scenario, base, [trace], num_engines=NUM_ENGINES), base.compiled()
     uniforms = np.random.default_rng(seed).random(_NUM_UNIFORMS)
     done = np.zeros(5, np.int64)
     best, tried = np.zeros(_ROOM, np.uint8), np.zeros(_ROOM, np.uint8)

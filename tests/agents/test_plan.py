@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlkv_agents import plan as plan_module
-from rlkv_agents import planner
+from rlkv_agents import planner, policy_stack
 from rlkv_agents.evaluate import run_policy
 from rlkv_agents.house_rule import Clairvoyant, House
 from rlkv_agents.plan import Plan, plan_of, replay
@@ -134,7 +134,7 @@ def test_rooms_that_are_too_small_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 
     roomy = plans()
     latency_s = [replay(crowded, plan, trace).mean_latency_s for plan in roomy]
-    monkeypatch.setattr(plan_module, "_NUM_SLOTS", 1)
+    monkeypatch.setattr(policy_stack, "_NUM_SLOTS", 1)
     for module in (plan_module, planner):
         monkeypatch.setattr(module, "_ROOM", 4)
     tight = plans()
