@@ -40,7 +40,7 @@ class ForkedPPO(BaseAlgorithm):
     The learner is that of ``rlkv train`` (``ForkedLearner``); this class gives it the interface of
     stable-baselines3: ``learn``, ``predict``, ``save``, ``load``, its logger and its callbacks.
 
-    A time step is a decision met while following the policy. A rollout is a round of four traces,
+    A time step is a decision met while following the policy. A rollout is a round of eight traces,
     and callbacks get one ``on_step`` a round: ``eval_freq`` and ``save_freq`` count rounds. Traces
     come from the training split of the environment's scenario, by ``seed``; reward, split and
     horizon of the environment say nothing, as forks measure costs themselves.
@@ -74,14 +74,14 @@ class ForkedPPO(BaseAlgorithm):
         self,
         policy: str = "MlpPolicy",
         env: Env | None = None,
-        learning_rate: float | Callable[[float], float] = 1e-3,
+        learning_rate: float | Callable[[float], float] = 3e-3,
         n_epochs: int = 15,
         batch_size: int = 256,
         clip_range: float = 0.3,
         ent_coef: float = 0.005,
         target_kl: float | None = 0.075,
         prior: float = 1.5,
-        forks_per_trace: int = 250,
+        forks_per_trace: int = 125,
         horizon_pauses: float = 4.0,
         rule: Rule | None = None,
         seed: int | None = None,

@@ -27,8 +27,10 @@ class ForkedLearner(Learner):
     default_rounds = 24
     prior = 1.5
     form = CLIP
-    traces_per_round = 4
-    forks_per_trace = 250
+    #: Smaller steps stay where everything thrashes (docs/decisions/0004-forked-advantages.md).
+    learning_rate = 3e-3
+    traces_per_round = 8
+    forks_per_trace = 125
     #: Branches run for so many mean pauses: long enough for a choice to matter, short enough that
     #: later, unrelated choices do not drown it.
     horizon_pauses = 4.0
@@ -38,7 +40,7 @@ class ForkedLearner(Learner):
         torch.manual_seed(seed)
         self.settings = UpdateSettings(form=self.form)
         self.net = Actor(NUM_FEATURES, HIDDEN, self.prior)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.settings.learning_rate)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.learning_rate)
         self._decisions = 0
 
     def run_round(self, number: int) -> dict[str, float]:
@@ -87,5 +89,6 @@ class PenalizedLearner(ForkedLearner):
     """The same with the surrogate that is penalized by its divergence: slower, and steadier."""
 
     default_rounds = 16
+    learning_rate = 1e-3
     prior = 1.0
     form = KL

@@ -23,7 +23,6 @@ class UpdateSettings:
     form: str = CLIP
     clip_range: float = 0.3
     kl_coef: float = 0.3  #: of the KL form
-    learning_rate: float = 1e-3
     batch_size: int = 256
     num_epochs: int = 15
     target_kl: float = 0.075

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from rlkv_agents import side_by_side
 from rlkv_agents.policy import NUM_VERBS, AgentPolicy
-from rlkv_engine.config import EngineConfig
+from rlkv_agents.policy_stack import policy_stack
 from rlkv_engine.jit import jit, jit_run
-from rlkv_engine.layout import build_state, grow_slots, reset_engine
+from rlkv_engine.layout import grow_slots, reset_engine
 from rlkv_engine.loop import DECIDE, FULL, Policy, run_policy, run_to_decision
 from rlkv_engine.memory import swap_is_legal
 from rlkv_engine.mlp import mlp_logits
@@ -169,17 +169,7 @@ def fork_rollouts(
 
     def run(trace: Trace, numbers: NDArray[np.float64], ratio: float, forks: Forks) -> list[int]:
         # A stack and scratch of its own: traces run side by side.
-        table = policy.table(scenario)
-        stack = build_state(
-            scenario.profile,
-            [trace],
-            table,
-            policy.rule.params(table),
-            EngineConfig(ask_call=ask_call),
-            num_engines=2,
-            num_slots=128,
-            keep_latencies=False,
-        )
+        stack = policy_stack(scenario, policy, [trace], num_engines=2, ask_call=ask_call)
         reset_engine(stack, 0, 0, trace)
         compiled, done = policy.compiled(), np.zeros(2, np.int64)
         while follow(stack, compiled, numbers, ratio, horizon_s, forks, done) == FULL:
@@ -190,8 +180,7 @@ def fork_rollouts(
         return run(traces[i], uniforms[i], 0.0, empty)[0]
 
     def fork(i: int) -> Forks:
-        # As thinly as the decisions of the trace before ask for; before the first there is none.
-        ratio = min(1.0, forks_per_trace / max(met[i - 1], 1)) if i else 0.05
+        ratio = min(1.0, forks_per_trace / max(met[i], 1))
         forks = empty_forks(forks_per_trace)
         _, k = run(traces[i], uniforms[i], ratio, forks)
         return Forks(forks.observation[:k], forks.mask[:k], forks.probability[:k], forks.cost[:k])

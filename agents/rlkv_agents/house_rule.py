@@ -69,13 +69,13 @@ class House(Rule):
         return self.with_order(np.zeros(len(ORDER_TERMS)))
 
     def discarding(self) -> House:
-        """The rule that takes from everybody and discards, all else as it is: the bolder start.
+        """The rule that discards for who returns or grows, all else as it is: the bolder start.
 
         A rule that is tuned well is a local optimum, where no single departure pays: behind the
         slow link nothing is learnt from there, and a third less latency than the tuned rule's from
         here.
         """
-        return replace(self, swap_ratio=0.0, guard_pauses=0.0).in_plain_order()
+        return replace(self, swap_ratio=0.0).in_plain_order()
 
     def with_order(self, weights: NDArray[np.float64]) -> House:
         """This rule with another order of victims."""

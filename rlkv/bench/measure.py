@@ -47,7 +47,7 @@ class Size:
     train_envs: int = 64
     train_steps: int = 256  #: of each environment in a rollout
     train_sessions: int = 400
-    forks_per_trace: int = 250
+    forks_per_trace: int = 125
     #: Sessions of the traces whose evaluation is weighed; empty leaves it out.
     evaluated_sessions: Sequence[int] = (10_000, 100_000)
     train_rounds: int = 4  #: of the run whose memory is weighed; 0 leaves it out

@@ -62,7 +62,8 @@ def train(size: Size) -> dict[str, Any]:
             "scenario": SCENARIO,
             "sessions_per_episode": size.train_sessions,
             "ppo": f"{size.train_envs} x {size.train_steps} steps, batch {BATCH}, {EPOCHS} epochs",
-            "forks": f"{size.forks_per_trace} decisions of each of 4 traces",
+            "forks": f"{size.forks_per_trace} decisions of each of"
+            f" {ForkedLearner.traces_per_round} traces",
             "passing": f"{NUM_VALIDATION} validation traces of {size.pass_sessions} sessions after"
             f" every round of forked-ppo, at most {size.pass_rounds} rounds",
             "training": f"rlkv train --scenario {SCENARIO} --rounds {size.train_rounds}",

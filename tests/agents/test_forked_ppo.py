@@ -15,10 +15,10 @@ NUM_FEATURES = 5
 SETTINGS = UpdateSettings(batch_size=64)
 
 
-def net_and_optimizer(settings: UpdateSettings) -> tuple[Actor, torch.optim.Optimizer]:
+def net_and_optimizer(learning_rate: float = 1e-3) -> tuple[Actor, torch.optim.Optimizer]:
     torch.manual_seed(0)
     net = Actor(NUM_FEATURES, 16, prior=1.0)
-    return net, torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
+    return net, torch.optim.Adam(net.parameters(), lr=learning_rate)
 
 
 def probabilities(net: Actor, forks: Forks) -> np.ndarray:
@@ -57,7 +57,7 @@ def test_advantages_by_hand() -> None:
 
 
 def test_advantages_do_not_depend_on_the_unit_of_cost_or_on_its_level() -> None:
-    net, _ = net_and_optimizer(SETTINGS)
+    net, _ = net_and_optimizer()
     forks = two_cases(net, (0, 2))
     other = forks._replace(cost=1000.0 * forks.cost + 7.0)
     np.testing.assert_allclose(advantages(forks, 3.0), advantages(other, 3.0), rtol=1e-9)
@@ -65,7 +65,7 @@ def test_advantages_do_not_depend_on_the_unit_of_cost_or_on_its_level() -> None:
 
 def test_probability_moves_to_the_cheaper_verb_in_each_case() -> None:
     settings = replace(SETTINGS, target_kl=10.0, num_epochs=20)
-    net, optimizer = net_and_optimizer(settings)
+    net, optimizer = net_and_optimizer()
     cheap = (1, 2)
     for _ in range(4):
         forks = two_cases(net, cheap)
@@ -80,7 +80,7 @@ def test_probability_moves_to_the_cheaper_verb_in_each_case() -> None:
 
 
 def test_a_verb_that_is_not_legal_stays_impossible() -> None:
-    net, optimizer = net_and_optimizer(SETTINGS)
+    net, optimizer = net_and_optimizer()
     forks = two_cases(net, (0, 2))
     forks.mask[:, 1] = False
     forks.cost[:, 1] = 0.0
@@ -97,7 +97,7 @@ def test_the_clip_bounds_what_one_round_takes_from_a_verb(clip_range: float) -> 
     settings = UpdateSettings(
         clip_range=clip_range, target_kl=100.0, num_epochs=300, entropy_coef=0.0, batch_size=64
     )
-    net, optimizer = net_and_optimizer(settings)
+    net, optimizer = net_and_optimizer()
     forks = two_cases(net, (2, 2), num=64)
     metrics = update(net, optimizer, forks, settings, torch.Generator().manual_seed(0))
     ratio = (probabilities(net, forks) / forks.probability)[:, :2]
@@ -107,25 +107,24 @@ def test_the_clip_bounds_what_one_round_takes_from_a_verb(clip_range: float) -> 
 
 
 def test_it_stops_at_the_divergence_that_is_wanted() -> None:
-    fast = replace(SETTINGS, learning_rate=0.05)
-    net, optimizer = net_and_optimizer(fast)
+    net, optimizer = net_and_optimizer(learning_rate=0.05)
     forks = two_cases(net, (1, 2))
-    metrics = update(net, optimizer, forks, fast, torch.Generator().manual_seed(0))
-    assert metrics["train/n_updates"] < fast.num_epochs
-    assert metrics["train/approx_kl"] > fast.target_kl
+    metrics = update(net, optimizer, forks, SETTINGS, torch.Generator().manual_seed(0))
+    assert metrics["train/n_updates"] < SETTINGS.num_epochs
+    assert metrics["train/approx_kl"] > SETTINGS.target_kl
     old, new = forks.probability, probabilities(net, forks)
     kl = (old * np.log(old / new)).sum(axis=1).mean()
     assert metrics["train/approx_kl"] == pytest.approx(kl, rel=1e-3)
 
-    patient = replace(fast, target_kl=1e9)
-    net, optimizer = net_and_optimizer(patient)
+    patient = replace(SETTINGS, target_kl=1e9)
+    net, optimizer = net_and_optimizer(learning_rate=0.05)
     metrics = update(net, optimizer, forks, patient, torch.Generator().manual_seed(0))
     assert metrics["train/n_updates"] == patient.num_epochs
 
 
 def test_where_all_verbs_cost_the_same_the_policy_stays() -> None:
     settings = replace(SETTINGS, entropy_coef=0.0)
-    net, optimizer = net_and_optimizer(settings)
+    net, optimizer = net_and_optimizer()
     forks = two_cases(net, (0, 0))
     forks.cost[:] = 1.5
     update(net, optimizer, forks, settings, torch.Generator().manual_seed(0))
@@ -133,7 +132,7 @@ def test_where_all_verbs_cost_the_same_the_policy_stays() -> None:
 
 
 def test_one_fork_is_enough() -> None:
-    net, optimizer = net_and_optimizer(SETTINGS)
+    net, optimizer = net_and_optimizer()
     forks = two_cases(net, (2, 2), num=1)
     metrics = update(net, optimizer, forks, SETTINGS, torch.Generator().manual_seed(0))
     assert all(np.isfinite(value) for value in metrics.values())
@@ -143,7 +142,7 @@ def test_one_fork_is_enough() -> None:
 def test_updates_depend_on_nothing_but_their_arguments() -> None:
     after: list[np.ndarray] = []
     for _ in range(2):
-        net, optimizer = net_and_optimizer(SETTINGS)
+        net, optimizer = net_and_optimizer()
         forks = two_cases(net, (1, 2), num=300)
         torch.manual_seed(len(after))  # somebody else draws
         torch.rand(len(after) + 1)

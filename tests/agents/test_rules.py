@@ -166,6 +166,8 @@ def test_the_constants_of_a_learned_order() -> None:
     # Weights are constants like others, and named only where an order was learnt.
     assert make_rule("house", constants_of(house)) == house
     assert not any(name.startswith("order_") for name in constants_of(House()))
+    # What the clipped surrogate starts at forgets the order and keeps who may take.
+    assert house.discarding() == House(guard_pauses=2.0, swap_ratio=0.0)
 
 
 def two_tools() -> PauseTable:
