@@ -17,17 +17,20 @@ from rlkv_envs.scenario import Scenario
 
 
 class BothForms(Learner):
-    """Two learners that take turns, two rounds each: every validation judges the one at work.
+    """Two learners that take turns of two rounds: every validation judges the one at work.
 
-    The clipped surrogate, which moves far, starts at the house rule's ``discarding`` form, the
-    penalized one, which stays near, at the rule itself. From ``rounds_of_both`` on, where either
-    has passed the start, the one whose best snapshot is behind has no more turns.
+    The clipped surrogate, which has far to go, starts at the house rule's ``discarding`` form and
+    has two turns for each of the penalized one, which stays near the rule that it starts at. From
+    ``rounds_of_both`` on, where either has passed the start, the one whose best snapshot is behind
+    has no more turns.
     """
 
     default_rounds = 24
-    #: Rounds until the other one's turn: those between two validations.
+    #: Those between two validations.
     rounds_per_turn = 2
-    rounds_of_both = 16
+    #: Whose turn it is, over and over: indices of the members.
+    turns = (0, 0, 1)
+    rounds_of_both = 18
 
     def __init__(self, scenario: Scenario, rule: Rule, seed: int) -> None:
         super().__init__(scenario, rule, seed)
@@ -45,7 +48,7 @@ class BothForms(Learner):
         if number >= self.rounds_of_both and self._scores.min() < 0.0:
             self._index = int(np.argmin(self._scores))
         else:
-            self._index = number // self.rounds_per_turn % len(self._members)
+            self._index = self.turns[number // self.rounds_per_turn % len(self.turns)]
         self.form = self._at_work.form
         metrics = self._at_work.run_round(number)
         self._steps[self._index] = metrics["time/total_timesteps"]
