@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def short_folder() -> Iterator[Path]:
     # Paths of unix sockets are short; pytest's are not.
     with tempfile.TemporaryDirectory(prefix="rlkv-") as folder:
         yield Path(folder)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile on both cores at first: in one the workers' own functions wait for each other's."""
+    if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
+        # Not before: inside of vLLM nobody may have imported numba.
+        from rlkv_agents.compile_ahead import compiling_ahead
+
+        stack = ExitStack()
+        stack.enter_context(compiling_ahead())
+        config.add_cleanup(stack.close)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -25,12 +25,12 @@ from rlkv_agents.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from rlkv_agents.house_rule import House
 from rlkv_agents.learner import Learner
 from rlkv_agents.order_learning import OrderSettings, learn_order
 from rlkv_agents.policy import AgentPolicy, from_tensors, to_tensors
 from rlkv_agents.rules import RULES, constants_of, make_rule
 from rlkv_agents.run_settings import run_settings
+from rlkv_agents.snapshot import validated
 from rlkv_agents.tune import (
     NUM_VALIDATION,
     caution_score,
@@ -221,7 +221,8 @@ def train(
         metrics = learner.run_round(number)
         progress.rounds_done = number + 1
         if progress.rounds_done % VALIDATE_EVERY == 0 or progress.rounds_done == num_rounds:
-            policy, latency = _validated(scenario, learner.policy(LEARNED), ordered, traces, base)
+            snapshot = learner.policy(LEARNED)
+            policy, latency = validated(scenario, snapshot, ordered.rule, traces, base)
             score = caution_score(latency, base)
             learner.judge(score - start_score)
             progress.cpu_s += time.process_time() - since
@@ -246,25 +247,6 @@ def train(
         )
         policy = from_tensors(LEARNED, rule, prior, best, confidence, bool(predicts))
     return TrainResult(policy, start, ordered, progress, rules)
-
-
-def _validated(
-    scenario: Scenario,
-    policy: AgentPolicy,
-    ordered: AgentPolicy,
-    traces: Sequence[Trace],
-    base_s: NDArray[np.float64],
-) -> tuple[AgentPolicy, NDArray[np.float64]]:
-    # A snapshot, with the latency of each trace; one that passed the tuned rule in the plain order
-    # of victims may be better yet in the learned one.
-    assert isinstance(policy.rule, House) and isinstance(ordered.rule, House)
-    latency_s = validation_latency_s(scenario, policy, traces)
-    score = caution_score(latency_s, base_s)
-    if score >= 0.0 or policy.rule.has_order or not ordered.rule.has_order:
-        return policy, latency_s
-    other = replace(policy, rule=policy.rule.with_order(ordered.rule.order))
-    other_s = validation_latency_s(scenario, other, traces)
-    return (other, other_s) if caution_score(other_s, base_s) < score else (policy, latency_s)
 
 
 def _kept(policy: AgentPolicy, progress: Progress) -> dict[str, NDArray[np.float32]]:

@@ -120,6 +120,7 @@ def train_command(
     from rlkv.cli.progress import progress_bars
     from rlkv.cli.trained_trees import explain_training, why_no_trees
     from rlkv.report.write import write_report
+    from rlkv_agents.compile_ahead import compiling_ahead
     from rlkv_agents.train import TrainConfig, train
     from rlkv_agents.warm_start import warm_start_bundle
 
@@ -142,7 +143,7 @@ def train_command(
         saved = progress.rounds_done
 
     try:
-        with progress_bars() as on_progress:
+        with compiling_ahead(), progress_bars() as on_progress:
             result = train(
                 built,
                 config,
