@@ -69,8 +69,10 @@ def test_long_runs_do_not_lose_count(tmp_path: Path, recipe: str) -> None:
     before = int(state[name].sum())
     of_order = max(p["steps"] for p in progress.curve if p.get("form") == ORDER_FORM)
     assert before == progress.curve[-1]["steps"] - of_order == state[name][0]
-    state[name] = state[name].copy()
-    state[name][0] = 2**24 + 1
+    for counter in (name, "clip/decisions"):
+        if counter in state:
+            state[counter] = state[counter].copy()
+            state[counter][0] = 2**24 + 1
     save_checkpoint(tmp_path, progress, state, best)
     result = resume(tmp_path, 4, recipe)
     again = result.progress.curve[-1]["steps"] - of_order - (2**24 + 1)

@@ -110,6 +110,8 @@ def test_what_it_was_not_trained_on_stays_with_the_rule() -> None:
 def tiny_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ForkedLearner, "traces_per_round", 1)
     monkeypatch.setattr(ForkedLearner, "forks_per_trace", 10)
+    # Verbs that are learnt here are not what is tested.
+    monkeypatch.setattr(ForkedLearner, "learning_rate", 1e-4)
     monkeypatch.setattr(train_module, "RULES", {START_RULE: RULES[START_RULE]})
     monkeypatch.setattr(RULES[START_RULE], "grid", {"guard_pauses": (20.0,)})
     monkeypatch.setattr(train_module, "validation_traces", lambda s: TRACES)
