@@ -25,7 +25,7 @@ class BothForms(Learner):
     has no more turns.
     """
 
-    default_rounds = 24
+    default_rounds = 20
     #: Those between two validations.
     rounds_per_turn = 2
     #: Whose turn it is, over and over: indices of the members.

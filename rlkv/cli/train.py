@@ -74,7 +74,7 @@ def train_command(
     rounds: Annotated[
         int | None,
         typer.Option(
-            help="Rounds of learning; without it 24 (ppo 16, es 24), or as many as the run that"
+            help="Rounds of learning; without it 20 (ppo 16, es 24), or as many as the run that"
             " goes on."
         ),
     ] = None,
