@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -37,11 +37,34 @@ def validated(
         base_s: latency of the tuned rule on each of them.
     """
     latency_s = validation_latency_s(scenario, snapshot, traces)
-    score = caution_score(latency_s, base_s)
-    rule = snapshot.rule
-    assert isinstance(rule, House) and isinstance(ordered, House)
-    if score >= 0.0 or rule.has_order or not ordered.has_order:
+    assert isinstance(snapshot.rule, House) and isinstance(ordered, House)
+    nothing_to_try = snapshot.rule.has_order or not ordered.has_order
+    if nothing_to_try or caution_score(latency_s, base_s) >= 0.0:
         return snapshot, latency_s
-    other = replace(snapshot, rule=rule.with_order(ordered.order))
-    other_s = validation_latency_s(scenario, other, traces)
-    return (other, other_s) if caution_score(other_s, base_s) < score else (snapshot, latency_s)
+    return in_best_order(scenario, snapshot, latency_s, [ordered.order], traces, base_s)
+
+
+def in_best_order(
+    scenario: Scenario,
+    policy: AgentPolicy,
+    latency_s: NDArray[np.float64],
+    orders: Sequence[NDArray[np.float64]],
+    traces: Sequence[Trace],
+    base_s: NDArray[np.float64],
+    on_step: Callable[[], None] = lambda: None,
+) -> tuple[AgentPolicy, NDArray[np.float64]]:
+    """A policy in its own order of victims or one of ``orders``, and its latency on each trace.
+
+    ``latency_s`` is the policy's as it is; ``on_step`` is called after each order that was tried.
+    """
+    rule = policy.rule
+    assert isinstance(rule, House)
+    best, best_s, best_score = policy, latency_s, caution_score(latency_s, base_s)
+    for order in orders:
+        other = replace(policy, rule=rule.with_order(order))
+        other_s = validation_latency_s(scenario, other, traces)
+        score = caution_score(other_s, base_s)
+        if score < best_score:
+            best, best_s, best_score = other, other_s, score
+        on_step()
+    return best, best_s

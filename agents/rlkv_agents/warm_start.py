@@ -14,7 +14,8 @@ from rlkv_agents.house_rule import House
 from rlkv_agents.learner import SEED_STRIDE
 from rlkv_agents.policy import AgentPolicy, range_of
 from rlkv_agents.shipped import NO_BUNDLE, bundle_folder
-from rlkv_agents.tune import caution_score, validation_latency_s
+from rlkv_agents.snapshot import in_best_order
+from rlkv_agents.tune import validation_latency_s
 from rlkv_engine.errors import InputError
 from rlkv_engine.trace import Trace
 from rlkv_envs.scenario import Scenario
@@ -82,14 +83,7 @@ def take_over(
     candidate = bound(bundle, scenario, seed)
     candidate_s = validation_latency_s(scenario, candidate, traces)
     on_step()
-    best, best_s, best_score = start, base_s, 0.0
-    for order in orders:
-        ordered = replace(start, rule=start.rule.with_order(order))
-        latency_s = validation_latency_s(scenario, ordered, traces)
-        score = caution_score(latency_s, base_s)
-        if score < best_score:
-            best, best_s, best_score = ordered, latency_s, score
-        on_step()
+    best, best_s = in_best_order(scenario, start, base_s, orders, traces, base_s, on_step)
     return WarmStart(best, best_s, candidate, candidate_s)
 
 
