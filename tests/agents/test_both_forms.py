@@ -57,7 +57,9 @@ def test_where_nothing_has_passed_the_start_both_go_on() -> None:
     assert forms == 3 * TURNS
 
 
-@pytest.mark.parametrize("stop_after", [10, 12, 14])
+@pytest.mark.parametrize(
+    "stop_after", [12, *(pytest.param(rounds, marks=pytest.mark.slow) for rounds in (10, 14))]
+)
 def test_whoever_resumes_knows_who_is_behind(stop_after: int) -> None:
     scores = {CLIP: 0.1, KL: -0.3}
     whole = BothForms(SCENARIO, House(), seed=3)

@@ -45,6 +45,7 @@ def by_hand(plan: Plan) -> float:
     return measure(engine.state).mean_latency_s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [HOUSE, SEES, NETWORK], ids=lambda base: str(base.name))
 @pytest.mark.parametrize("search", [SEGMENTS, ROLLOUT], ids=lambda search: str(search.name))
 def test_a_replayed_plan_has_the_latency_that_was_claimed(
@@ -61,6 +62,7 @@ def test_a_replayed_plan_has_the_latency_that_was_claimed(
     assert found[0].num_branches > len(found[0].plan.answers) / 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_priced_to_the_end_of_the_trace_never_loses(seed: int) -> None:
     trace = SCENARIO.trace(seed, "test")
@@ -70,6 +72,7 @@ def test_what_is_priced_to_the_end_of_the_trace_never_loses(seed: int) -> None:
         assert replay(SCENARIO, plan, trace).mean_latency_s < base_s
 
 
+@pytest.mark.slow
 def test_a_rollout_takes_the_cheapest_verb() -> None:
     horizon_s = ROLLOUT.horizon_pauses * SCENARIO.table.mean_pause_s
     plan, num_branches = run_search(SCENARIO, HOUSE, TRACE, ROLLOUT, seed=0)
@@ -95,6 +98,7 @@ def test_a_rollout_takes_the_cheapest_verb() -> None:
     assert tried == num_branches
 
 
+@pytest.mark.slow
 def test_a_seed_gives_one_plan() -> None:
     first, again, other = (
         run_search(SCENARIO, HOUSE, TRACE, SEGMENTS, seed)[0].answers for seed in (0, 0, 1)
@@ -103,6 +107,7 @@ def test_a_seed_gives_one_plan() -> None:
     assert first.shape != other.shape or (first != other).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [SEGMENTS, ROLLOUT], ids=lambda search: str(search.name))
 @pytest.mark.parametrize("point", range(3), ids=POINTS[:3])
 def test_where_nothing_is_searched_the_base_answers(search: Search, point: int) -> None:
@@ -113,6 +118,7 @@ def test_where_nothing_is_searched_the_base_answers(search: Search, point: int) 
     assert changed == {POINTS[point]}
 
 
+@pytest.mark.slow
 def test_a_search_may_leave_calls_to_the_base() -> None:
     search = replace(SEGMENTS, searches_calls=False)
     plan, _ = run_search(SCENARIO, HOUSE, TRACE, search, 0)
@@ -124,6 +130,7 @@ def test_a_search_may_leave_calls_to_the_base() -> None:
     assert {each.search for each in found} == {BASE, SEGMENTS.name}
 
 
+@pytest.mark.slow
 def test_rooms_that_are_too_small_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     crowded = SCENARIO.at_rate(20.0)
     trace = crowded.trace(0, "test")

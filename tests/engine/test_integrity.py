@@ -24,6 +24,7 @@ from tests.engine.reference_worlds import make_trace
 #: Iterations and decisions that the random runs make in all, at least.
 NUM_EVENTS = 800_000
 NUM_BATCHES = 10
+NUM_QUICK = 4  #: batches that every run of the tests makes; the slow ones make the others
 
 
 def random_trace(random: Random, max_tokens: int) -> Trace:
@@ -187,7 +188,13 @@ def run_batch(batch: int) -> int:
     return events
 
 
-@pytest.mark.parametrize("batch", range(NUM_BATCHES))
+@pytest.mark.parametrize(
+    "batch",
+    [
+        *range(NUM_QUICK),
+        *(pytest.param(i, marks=pytest.mark.slow) for i in range(NUM_QUICK, NUM_BATCHES)),
+    ],
+)
 def test_books_add_up_and_everybody_finishes(batch: int) -> None:
     assert run_batch(batch) >= NUM_EVENTS / NUM_BATCHES
 

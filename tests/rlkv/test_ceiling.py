@@ -39,6 +39,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     PRESETS.update(shipped)
 
 
+@pytest.mark.pictures
 @pytest.mark.slow
 def test_the_ceiling_of_every_trace(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     save_bundle(tmp_path / "bundle", random_network(), {})
@@ -88,6 +89,7 @@ def test_the_ceiling_of_every_trace(capsys: pytest.CaptureFixture[str], tmp_path
     assert contents(out_folder / "plans") == before
 
 
+@pytest.mark.slow
 def test_tables_fit_the_terminal(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

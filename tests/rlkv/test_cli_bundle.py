@@ -60,6 +60,7 @@ def test_what_cannot_be(
     assert (code, out) == (2, "") and named in err and err.count("\n") == 1
 
 
+@pytest.mark.pictures
 def test_confidence_is_calibrated_on_departures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

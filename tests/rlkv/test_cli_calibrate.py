@@ -16,6 +16,7 @@ from tests.rlkv.command_line import run
 SMALL = ("--device-blocks", 40, "--host-blocks", 40, "--max-num-seqs", 3, "--rounds", 1)
 
 
+@pytest.mark.pictures
 def test_a_measured_profile_is_one_that_every_command_takes(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def bundle(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "bundle"
 
 
+@pytest.mark.pictures
 def test_a_network_is_explained_on_what_it_was_trained_on(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,7 @@ def quick() -> Iterator[None]:
         yield
 
 
+@pytest.mark.pictures
 def test_fit(capsys: pytest.CaptureFixture[str], trace: Path, tmp_path: Path) -> None:
     folder, png = tmp_path / "pauses", tmp_path / "calibration.png"
     arguments = ("pauses", "fit", "--trace", trace)

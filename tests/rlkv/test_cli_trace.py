@@ -75,6 +75,7 @@ def test_stats_fit_a_terminal_and_agree_with_json(own: Path) -> None:
     assert 0 <= quantiles["p10"] <= quantiles["p50"] <= quantiles["p99"] <= quantiles["max"]
 
 
+@pytest.mark.pictures
 def test_stats_draw_a_picture(own: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     png = tmp_path / "pauses.png"

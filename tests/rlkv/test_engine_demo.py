@@ -58,6 +58,7 @@ def test_memory_binds_in_a_miniature() -> None:
     assert trace.max_context_tokens <= 100
 
 
+@pytest.mark.pictures
 def test_every_policy_generates_the_same_tokens() -> None:
     done: dict[str, int] = {}
     demonstration = demonstrate(

@@ -92,6 +92,7 @@ def make_explanation(**more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.pictures
 def test_what_it_says() -> None:
     explanation: Any = make_explanation()
     assert about_departures(explanation) == (

@@ -32,6 +32,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(GaeLearner, name, value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_other_recipes_are_trained_and_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

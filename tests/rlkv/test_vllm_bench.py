@@ -162,6 +162,7 @@ def fake_record() -> dict[str, Any]:
     }
 
 
+@pytest.mark.pictures
 def test_the_command_writes_a_record_and_its_picture(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
