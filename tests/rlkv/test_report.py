@@ -268,7 +268,7 @@ def test_no_cell_of_the_terminal_table_is_cut(width: int) -> None:
 
 @pytest.mark.pictures
 def test_the_same_record_gives_the_same_picture() -> None:
-    figures = [draw_policies(make_record()) for _ in range(2)]
+    figures = [draw_policies(check_record(make_record(), "record.json")) for _ in range(2)]
     first, again = (to_png(figure) for figure in figures if figure is not None)
     assert first.startswith(b"\x89PNG") and first == again
 
