@@ -115,16 +115,6 @@ def calibrate(
     )
 
 
-def measure_again(loaded: LoadedModel, sizes: Sizes, seed: int) -> list[IterationSample]:
-    """Iterations of loads like those of a calibration, once each."""
-    profile = provisional_profile(loaded, sizes)
-    longest = loaded.config.max_position_embeddings
-    designed = loads(longest, sizes.max_num_seqs, profile.device_tokens, seed)
-    return [
-        sample for load in designed for sample in measure_iterations(loaded, profile, load, seed)
-    ]
-
-
 def _stages(
     loaded: LoadedModel, profile: Profile, designed: list[Load], rounds: int, seed: int
 ) -> Iterator[tuple[str, Callable[[], _Measured]]]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlkv.bench.measure import Size
-from rlkv.calibration import Sizes, calibrate, measure_again, profile_values, with_costs
+from rlkv.calibration import Sizes, calibrate, profile_values, with_costs
 from rlkv.engine_setup import load
 from rlkv.miniature_scenario import miniature_scenario
 from rlkv_agents.evaluate import run_policy
@@ -24,15 +24,23 @@ from rlkv_engine.paged.cost_fit import COSTS, IterationFit, fit_iterations
 from rlkv_engine.paged.measuring import IterationSample
 from rlkv_engine.profile import Profile
 from rlkv_engine.trace import Trace
-from rlkv_envs.scenario import Scenario
+from rlkv_envs.scenario import Scenario, closed_loop
+
+if TYPE_CHECKING:
+    from rlkv_engine.paged.loading import LoadedModel
 
 MAX_CONTEXT_TOKENS = 1024
-NUM_CONCURRENT = 8.0
+#: Sessions at a time. In a closed loop latency moves about as much as costs do; in a queue that
+#: fills by itself, three to five times as much (docs/engine.md).
+NUM_CONCURRENT = 12
 #: Device pool as a share of what the sessions in the system want to hold.
-MEMORY = 0.4
-#: The spread is that of so many simulations whose costs are each off by so much.
-NUM_SPREAD = 8
-SPREAD_COST_RATIO = 0.01
+MEMORY = 0.6
+#: The speed of the machine is measured on training sessions under a rule that is not compared.
+AROUND_RULE = "lru-swap"
+#: So many simulations whose costs are each off by so much: what is compared is their mean, as one
+#: alone depends on chance, and their spread says by how much.
+NUM_SIMULATIONS = 8
+COST_ERROR_RATIO = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,7 @@ class _Played:
     policy: AgentPolicy
     trace: Trace
     run: RealRun
-    around: list[IterationSample]  #: of the calibration's loads, just before and just after it
+    around: list[IterationSample]  #: of training sessions, just before and just after it
 
     @property
     def name(self) -> str:
@@ -53,14 +61,15 @@ class _Played:
 def fidelity(size: Size) -> dict[str, Any]:
     """Simulated over real normalized latency, mean and p90, on a profile calibrated just before.
 
-    The real engine waits for pauses in real time. Every trace runs on both engines under every
-    policy. A machine that others use too is not as fast in one minute as in the next: after every
-    run the loads of the calibration are measured again. The costs are fitted to all of them, and
-    for each run they are as much higher or lower as its two neighbours were; nothing is fitted to
-    what is compared. The first calibration only says how long pauses are.
+    The real engine waits for pauses in real time. Every trace, a closed loop of sessions, runs on
+    both engines under every policy. A machine that others use too is not as fast in one minute as
+    in the next: before and after every run some training sessions are played under a rule that is
+    not compared. The costs are fitted to the calibration and all of these, and for each run they
+    are as much higher or lower as its two neighbours were; nothing is fitted to what is compared.
+    The first calibration alone says how long pauses are.
 
     ``spread`` is how much the simulator differs from itself when its costs are each changed by 1 %
-    at random (standard deviation): less than that a comparison of one run each cannot tell.
+    at random (standard deviation of one simulation): as much a real run differs by chance.
     ``time_ratio`` is without such chance: the iterations that the real engine ran, by the profile
     over measured.
     """
@@ -68,26 +77,30 @@ def fidelity(size: Size) -> dict[str, Any]:
     sizes = Sizes(num_device_blocks=size.calibration_blocks)
     calibration = calibrate(loaded, sizes, rounds=size.calibration_rounds)
     samples = list(calibration.iterations)
-    latest = samples
     played: list[_Played] = []
     for workload in size.fidelity_workloads:
-        scenario = miniature_scenario(
-            workload,
-            calibration.profile,
-            max_context_tokens=min(MAX_CONTEXT_TOKENS, loaded.config.max_position_embeddings),
-            num_sessions=size.fidelity_sessions,
-            num_concurrent=NUM_CONCURRENT,
-            memory=MEMORY,
+        scenario = closed_loop(
+            miniature_scenario(
+                workload,
+                calibration.profile,
+                max_context_tokens=min(MAX_CONTEXT_TOKENS, loaded.config.max_position_embeddings),
+                num_sessions=size.fidelity_sessions,
+                num_concurrent=NUM_CONCURRENT,
+                memory=MEMORY,
+            ),
+            NUM_CONCURRENT,
         )
         policies = [AgentPolicy(rule, make_rule(rule)) for rule in size.fidelity_rules]
+        before = _train_iterations(loaded, scenario, size, len(played))
+        samples += before
         for seed in range(size.fidelity_seeds):
             trace = scenario.trace(seed, "test")
             for policy in policies:
                 run = play_policy(loaded, scenario, policy, trace, WallClock())
-                after = measure_again(loaded, sizes, seed=len(played) + 1)
-                played.append(_Played(scenario, policy, trace, run, latest + after))
-                samples = samples + after
-                latest = after
+                after = _train_iterations(loaded, scenario, size, len(played) + 1)
+                played.append(_Played(scenario, policy, trace, run, before + after))
+                samples += after
+                before = after
     fit = fit_iterations(samples)
     by_name: dict[str, list[_Played]] = {}
     for one in played:
@@ -113,17 +126,26 @@ def fidelity(size: Size) -> dict[str, Any]:
     }
 
 
+def _train_iterations(
+    loaded: LoadedModel, scenario: Scenario, size: Size, seed: int
+) -> list[IterationSample]:
+    """Of a few training sessions of a scenario, on the real engine."""
+    few = scenario.with_sessions(size.fidelity_around_sessions)
+    policy = AgentPolicy(AROUND_RULE, make_rule(AROUND_RULE))
+    return play_policy(loaded, few, policy, few.trace(seed, "train"), WallClock()).iterations
+
+
 def _compare(played: Sequence[_Played], profile: Profile, fit: IterationFit) -> dict[str, float]:
     """Of one policy on one workload, all traces together."""
     real = reduce(add, [one.run.result.normalized_latency_s for one in played])
     slower = [_slower(fit, one.around) for one in played]
     profiles = [with_costs(profile, fit, factor) for factor in slower]
-    simulated = _simulate(played, profiles)
     random = np.random.default_rng(0)
-    others = [
+    simulations = [
         _simulate(played, [_changed(profile, random) for profile in profiles])
-        for _ in range(NUM_SPREAD)
+        for _ in range(NUM_SIMULATIONS)
     ]
+    simulated = reduce(add, simulations)
     predicted_s = sum(
         factor * float(fit.predict_s(one.run.iterations).sum())
         for factor, one in zip(slower, played, strict=True)
@@ -134,8 +156,8 @@ def _compare(played: Sequence[_Played], profile: Profile, fit: IterationFit) -> 
         "real_p90_s": _p90_s(real),
         "mean_ratio": simulated.mean_s / real.mean_s,
         "p90_ratio": _p90_s(simulated) / _p90_s(real),
-        "mean_spread": _spread([other.mean_s for other in others]),
-        "p90_spread": _spread([_p90_s(other) for other in others]),
+        "mean_spread": _spread([each.mean_s for each in simulations]),
+        "p90_spread": _spread([_p90_s(each) for each in simulations]),
         "time_ratio": predicted_s / took_s,
     }
 
@@ -161,7 +183,7 @@ def _slower(fit: IterationFit, samples: Sequence[IterationSample]) -> float:
 
 
 def _changed(profile: Profile, random: np.random.Generator) -> Profile:
-    factors = 1.0 + SPREAD_COST_RATIO * random.standard_normal(len(COSTS))
+    factors = 1.0 + COST_ERROR_RATIO * random.standard_normal(len(COSTS))
     costs: dict[str, Any] = {
         name: getattr(profile, name) * factor for name, factor in zip(COSTS, factors, strict=True)
     }

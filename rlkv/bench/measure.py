@@ -63,8 +63,9 @@ class Size:
     calibration_blocks: int = 512  #: of the device pool; loads are as long as it takes
     fidelity_workloads: Sequence[str] = ("crossover", "coding-agent")
     fidelity_rules: Sequence[str] = ("house", "two-tier-lru", "discard")
-    fidelity_sessions: int = 60  #: of each trace
+    fidelity_sessions: int = 120  #: of each trace
     fidelity_seeds: int = 4
+    fidelity_around_sessions: int = 24  #: that measure the machine's speed between two of them
     http_requests: int = 3000
     proxy_streams: Sequence[int] = (1, 64, 256)  #: at a time
     proxy_chunks: int = 50  #: of a stream

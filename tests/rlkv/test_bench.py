@@ -54,6 +54,7 @@ TINY = Size(
     fidelity_rules=("house",),
     fidelity_sessions=3,
     fidelity_seeds=1,
+    fidelity_around_sessions=2,
     http_requests=16,
     proxy_streams=(2,),
     proxy_chunks=4,
