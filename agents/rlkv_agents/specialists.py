@@ -20,8 +20,8 @@ from rlkv_envs.scenario import Scenario
 VALIDATE_EVERY = 4
 #: Validation traces that choose snapshots and teachers.
 NUM_TRACES = 24
-#: Validations in a row that bring no better snapshot: learning ends. So it does where nothing has
-#: passed the rule halfway.
+#: Validations in a row that bring no better snapshot: learning ends. So it does halfway and later
+#: where nothing has passed the rule and the last validation was not the best.
 PATIENCE = 3
 #: What teachers are called that are no specialists.
 ADVISED, TUNED = "advised rule", "tuned rule"
@@ -78,7 +78,7 @@ def learn_specialist(
                 best, best_score, best_form = policy, score, recipe.form
             stale = len(curve) - 1 - int(np.argmin(curve))
             halfway = 2 * (number + 1) >= num_rounds
-            if stale >= PATIENCE or (halfway and min(curve) >= 1.0):
+            if stale >= PATIENCE or (halfway and stale > 0 and min(curve) >= 1.0):
                 break
     save_bundle(folder, replace(best, name=machine.name), {"score": best_score, "form": best_form})
     return {"score": best_score, "form": best_form, "curves": curves}

@@ -126,7 +126,8 @@ def test_rules_tuned_for_the_machines_are_advised_too(
     [
         ([0.9, 0.8, 0.85, 0.7, 0.9], 5),  # better now and then: to the end
         ([0.8, 0.9, 0.85, 0.9, 0.7], 4),  # three in a row are no better
-        ([1.2, 1.1, 1.0, 0.9, 0.8], 3),  # not past the rule halfway
+        ([1.3, 1.1, 1.2, 0.9, 0.8], 3),  # not past the rule halfway
+        ([1.3, 1.2, 1.1, 0.9, 0.8], 5),  # nor this one, but it is on its way
     ],
 )
 def test_learning_ends_where_nothing_more_is_found(
