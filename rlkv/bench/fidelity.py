@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_CONTEXT_TOKENS = 1024
 #: Sessions at a time. In a closed loop latency moves about as much as costs do; in a queue that
-#: fills by itself, three to five times as much (docs/engine.md).
+#: fills by itself, up to five times as much (docs/engine.md).
 NUM_CONCURRENT = 12
 #: Device pool as a share of what the sessions in the system want to hold.
 MEMORY = 0.6
@@ -69,7 +69,7 @@ def fidelity(size: Size) -> dict[str, Any]:
     The first calibration alone says how long pauses are.
 
     ``spread`` is how much the simulator differs from itself when its costs are each changed by 1 %
-    at random (standard deviation of one simulation): as much a real run differs by chance.
+    at random (standard deviation of one simulation): less than that one real run cannot tell.
     ``time_ratio`` is without such chance: the iterations that the real engine ran, by the profile
     over measured.
     """

@@ -73,7 +73,7 @@ class Events(RuleBasedStateMachine):
 
 
 Events.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=60,
     deadline=None,
     derandomize=True,

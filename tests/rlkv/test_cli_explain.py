@@ -160,6 +160,7 @@ TRAIN = ("train", "--scenario", "crossover-slow", "--rounds", 2, "--order-rounds
          "--seeds", 2, "--sessions", 80, "--rate", 30)  # fmt: skip
 
 
+@pytest.mark.pictures
 @pytest.mark.slow
 @pytest.mark.parametrize("safe", [True, False])
 def test_trees_are_saved_unless_they_are_worse_than_the_rule(

@@ -10,9 +10,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from rlkv.report.comparisons import draw_policies
 from rlkv.report.findings import overall, times, verdict
-from rlkv.report.palette import spread, to_png
+from rlkv.report.palette import spread
 from rlkv.report.record import check_record, read_record
 from rlkv.report.write import write_report
 from rlkv.tables import policies_table
@@ -267,15 +266,7 @@ def test_no_cell_of_the_terminal_table_is_cut(width: int) -> None:
 
 
 @pytest.mark.pictures
-def test_the_same_record_gives_the_same_picture() -> None:
-    figures = [draw_policies(check_record(make_record(), "record.json")) for _ in range(2)]
-    first, again = (to_png(figure) for figure in figures if figure is not None)
-    assert first.startswith(b"\x89PNG") and first == again
-
-
-def test_the_command_draws_again_and_compares(tmp_path: Path) -> None:
-    record = make_record(also=[make_record("coding"), make_record("coding", learned=None)])
-    written = write_report(record, tmp_path / "run").parent
+def test_the_command_draws_again_and_compares(written: Path, tmp_path: Path) -> None:
     said = printed("report", str(written), "--out", str(tmp_path / "again"))
     assert said.strip().endswith("report.html")
     assert (tmp_path / "again" / "report.html").read_bytes() == (

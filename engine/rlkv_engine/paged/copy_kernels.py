@@ -14,8 +14,7 @@ from rlkv_engine.jit import jit_vector
 
 Ids = npt.NDArray[np.int64]
 
-
-#: Bytes that one step of ``_move_line`` moves: a line of the cache.
+#: Bytes that ``_move_line`` moves: a line of the cache.
 _LINE = 64
 
 

@@ -24,7 +24,7 @@ from tests.envs.small_machine import small_profile, small_traces
 NUM_ITERATIONS = 2000
 POLICIES = [*(AgentPolicy(name, make_rule(name)) for name in RULES), random_network()]
 #: One that copies ahead, one that looks at everybody in every iteration, one that learns.
-QUICK = ("house", "learned")
+QUICK = ("house", "min-waste", "learned")
 
 
 def simulated_log(

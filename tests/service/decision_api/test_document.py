@@ -23,7 +23,7 @@ def test_no_server_error_and_no_undocumented_answer(api: Api, tmp_path: Path) ->
             "--checks", ",".join(CHECKS), "--continue-on-failure", "--no-color",
             # Never ends; test_live_feed.py listens.
             "--exclude-path", "/v1/events",
-            "--max-examples", "8", "--seed", "1", "--generation-deterministic",
+            "--max-examples", "15", "--seed", "1", "--generation-deterministic",
             "--no-shrink", "--warnings", "off",
         ],
         cwd=tmp_path,
